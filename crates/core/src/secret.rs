@@ -1,0 +1,71 @@
+//! `Secret`: text that must never be seen.
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// A text that came from `${env:}` or `${file:}`, or a key to a peer. It has no `Display` and no
+/// `Serialize`, its `Debug` shows stars, and its memory is wiped when it is dropped.
+#[derive(Clone, Debug)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(SecretString::from(text.into()))
+    }
+
+    /// The text itself, for the one call to the peer that needs it.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+/// Takes known secrets out of texts that people or files will see.
+///
+/// Values shorter than four characters are left alone: taking out every `1` would destroy the text
+/// and hide nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Scrubber {
+    secrets: Vec<Secret>,
+}
+
+impl Scrubber {
+    /// A scrubber of these secrets, longest first so that no rest of a longer one stays.
+    pub fn new(mut secrets: Vec<Secret>) -> Self {
+        secrets.retain(|secret| secret.expose().len() >= 4);
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
+        Self { secrets }
+    }
+
+    /// The text with every known secret replaced by `***`.
+    pub fn scrub(&self, text: &str) -> String {
+        let mut clean = text.to_owned();
+        for secret in &self.secrets {
+            if clean.contains(secret.expose()) {
+                clean = clean.replace(secret.expose(), "***");
+            }
+        }
+        clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert!(!format!("{:?}", Secret::new("canary")).contains("canary"));
+    }
+
+    #[test]
+    fn the_longer_secret_goes_first() {
+        let scrubber = Scrubber::new(vec![Secret::new("abcd"), Secret::new("abcdefgh")]);
+        assert_eq!(scrubber.scrub("x abcdefgh y abcd"), "x *** y ***");
+    }
+}

@@ -1,0 +1,107 @@
+//! What a storage promises.
+
+use crate::error::Result;
+use crate::record::{Map, Value};
+
+/// The order of owners: a later owner has a higher epoch, and a storage that can check it refuses
+/// the commit of an earlier one. `0` where nothing else can own the storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// Where a source stands, kept with the rows that came from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Whose position this is: `pipeline/stage`.
+    pub source: String,
+    /// The position, in the source's own words.
+    pub position: String,
+}
+
+/// Proof that rows are safe: made by storages after COMMIT or fdatasync and by senders after the
+/// peer's confirmation, and by nothing else (a guard in `cargo xtask tidy` looks).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a receipt is what an acknowledgement is made from"]
+pub struct CommitReceipt {
+    sink: std::sync::Arc<str>,
+    rows: usize,
+}
+
+impl CommitReceipt {
+    /// States that `rows` rows are safe in `sink`. Call it only after COMMIT, fdatasync or the
+    /// peer's confirmation.
+    pub fn issue(sink: std::sync::Arc<str>, rows: usize) -> Self {
+        Self { sink, rows }
+    }
+
+    /// The storage or receiver that holds the rows.
+    pub fn sink(&self) -> &str {
+        &self.sink
+    }
+
+    /// How many rows it holds by this commit.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+/// What to read from a storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// At most this many rows, the newest of them; all when `None`.
+    pub limit: Option<usize>,
+}
+
+/// What a storage holds, in the shape that its mapping gives to user code.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Loaded {
+    /// Nothing is stored.
+    Nothing,
+    /// The rows, oldest first.
+    Rows(Vec<Value>),
+    /// The one merged object of `mapping: update`.
+    Object(Map),
+}
+
+impl Loaded {
+    /// As one JSON document: null, an array or an object.
+    pub fn into_document(self) -> Value {
+        match self {
+            Self::Nothing => Value::Null,
+            Self::Rows(rows) => Value::Array(rows),
+            Self::Object(object) => Value::Object(object),
+        }
+    }
+}
+
+/// How new rows join those that are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mapping {
+    /// Rows are added.
+    #[default]
+    Extend,
+    /// The fields of each row are merged into the one object that is kept.
+    Update,
+    /// The rows of the last commit replace all others.
+    Overwrite,
+}
+
+/// A place that keeps rows, on the writer thread of its owner: its methods may block on the disk.
+///
+/// The engine calls it from one thread at a time, opens it again after a `Remote` error, and never
+/// retries inside: a storage holds no retry code. After an error no row of that call counts as
+/// stored; a storage takes care that a part of it is not seen later (truncate or roll back).
+pub trait Storage: Send {
+    /// Makes the rows and the cursor safe, or changes nothing.
+    ///
+    /// A row that can never be stored is `Error::data(…).at_record(index)`; a full or failing disk is
+    /// `Error::remote`. Rows arrive as the preprocessing left them, oldest first.
+    fn commit(
+        &mut self,
+        rows: &[&Value],
+        cursor: Option<&Cursor>,
+        epoch: Epoch,
+    ) -> Result<CommitReceipt>;
+
+    /// Reads what is committed.
+    fn load(&mut self, query: &Query) -> Result<Loaded>;
+}
