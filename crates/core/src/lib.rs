@@ -17,6 +17,7 @@
 //! | profile | measured figures of each stage of a running flow |
 
 pub mod error;
+pub mod frame;
 pub mod record;
 pub mod secret;
 pub mod storage;

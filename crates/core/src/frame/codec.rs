@@ -1,0 +1,253 @@
+//! Frames into bytes, and bytes from anywhere into frames.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::{Buf, BytesMut};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Frame, VERSION};
+use crate::record::{Map, Value};
+
+/// Why bytes are no frame, or a frame cannot be bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FrameError {
+    /// The frame is longer than the limit; nothing after it can be read.
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The frame's bytes are not a frame; the next frame can be read.
+    Malformed {
+        /// What is wrong.
+        message: String,
+        /// The call that the frame speaks of, if that much could be read.
+        call: Option<u64>,
+    },
+    /// The other side speaks another version.
+    Version {
+        /// The version that it named.
+        theirs: u32,
+    },
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { length, limit } => write!(
+                f,
+                "a frame of {length} bytes is over the limit of {limit} bytes; use smaller batches"
+            ),
+            Self::Malformed { message, .. } => write!(f, "a frame cannot be read: {message}"),
+            Self::Version { theirs } => write!(
+                f,
+                "the other side speaks version {theirs} of the worker protocol and this is version \
+                 {VERSION}; use the same release of Wiredflow on both"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// The frame's bytes, its length in front. `frame` is a [`Frame`] or a [`CallRef`].
+pub fn encode(frame: &impl Serialize, limit: usize) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.extend_from_slice(&[0; 4]);
+    serde_json::to_writer(&mut bytes, frame).map_err(|err| FrameError::Malformed {
+        message: err.to_string(),
+        call: None,
+    })?;
+    let length = bytes.len() - 4;
+    match u32::try_from(length) {
+        Ok(prefix) if length <= limit => bytes[..4].copy_from_slice(&prefix.to_be_bytes()),
+        _ => return Err(FrameError::TooLong { length, limit }),
+    }
+    Ok(bytes)
+}
+
+/// Takes the first frame out of `bytes`; `None` when it is not there as a whole yet.
+///
+/// A frame over the limit is refused as soon as its length is known. After `Malformed` the frame is out of
+/// `bytes`, and the next call reads the frame that follows; after `TooLong` the bytes are of no use.
+pub fn decode(bytes: &mut BytesMut, limit: usize) -> Result<Option<Frame>, FrameError> {
+    let Some(prefix) = bytes.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
+    if length > limit {
+        return Err(FrameError::TooLong { length, limit });
+    }
+    if bytes.len() - 4 < length {
+        return Ok(None);
+    }
+    bytes.advance(4);
+    let body = bytes.split_to(length);
+    decode_body(&body).map(Some)
+}
+
+/// Refuses a version that is not ours.
+pub fn check_version(theirs: u32) -> Result<(), FrameError> {
+    if theirs == VERSION {
+        return Ok(());
+    }
+    Err(FrameError::Version { theirs })
+}
+
+fn decode_body(body: &[u8]) -> Result<Frame, FrameError> {
+    let malformed = |message: String| FrameError::Malformed {
+        message,
+        call: id_of(body),
+    };
+    if let Some(integer) = inexact_integer(body) {
+        return Err(malformed(format!(
+            "the integer {integer} does not fit into 64 bits; give it as text"
+        )));
+    }
+    serde_json::from_slice(body).map_err(|err| malformed(err.to_string()))
+}
+
+/// The id of a frame whose other parts may be unreadable.
+fn id_of(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Head {
+        id: u64,
+    }
+    serde_json::from_slice::<Head>(body)
+        .ok()
+        .map(|head| head.id)
+}
+
+/// The first integer that the JSON reader would silently turn into a float.
+///
+/// Such an integer has 19 digits at least, so that looking at every 19th byte finds it; only where there is
+/// a digit is more looked at. In ordinary data this costs next to nothing.
+fn inexact_integer(body: &[u8]) -> Option<Cow<'_, str>> {
+    const STRIDE: usize = 19;
+    let digit = |at: usize| body.get(at).is_some_and(u8::is_ascii_digit);
+    let mut at = STRIDE - 1;
+    let mut suspicious = false;
+    while at < body.len() && !suspicious {
+        if digit(at) {
+            let before = (0..at).rev().take_while(|&index| digit(index)).count();
+            let after = (at..body.len()).take_while(|&index| digit(index)).count();
+            suspicious = before + after >= STRIDE;
+            at += after.max(1);
+        }
+        at += STRIDE;
+    }
+    suspicious.then(|| find_inexact_integer(body)).flatten()
+}
+
+/// The slow and exact way: passes over strings and looks at every number.
+fn find_inexact_integer(body: &[u8]) -> Option<Cow<'_, str>> {
+    let mut at = 0;
+    while at < body.len() {
+        match body[at] {
+            b'"' => {
+                at += 1;
+                while at < body.len() && body[at] != b'"' {
+                    at += if body[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                let length = body[at..]
+                    .iter()
+                    .take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte))
+                    .count();
+                let text = String::from_utf8_lossy(&body[at..at + length]);
+                let whole = !text.contains(['.', 'e', 'E']);
+                if whole && text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
+                    return Some(text);
+                }
+                at += length;
+            }
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// Reads straight into the frame's struct when `type` comes first, as our own encoders write it; another
+/// order costs a detour through a map and means the same.
+impl<'de> Deserialize<'de> for Frame {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FrameVisitor;
+
+        impl<'de> Visitor<'de> for FrameVisitor {
+            type Value = Frame;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with a `type`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Frame, A::Error> {
+                let mut rest = Map::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if key != "type" {
+                        rest.insert(key, map.next_value()?);
+                        continue;
+                    }
+                    let tag: String = map.next_value()?;
+                    if rest.is_empty() {
+                        return body_of(&tag, MapAccessDeserializer::new(map));
+                    }
+                    while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                        rest.insert(key, value);
+                    }
+                    return body_of(&tag, Value::Object(rest)).map_err(de::Error::custom);
+                }
+                Err(de::Error::missing_field("type"))
+            }
+        }
+
+        deserializer.deserialize_map(FrameVisitor)
+    }
+}
+
+fn body_of<'de, D: Deserializer<'de>>(tag: &str, body: D) -> Result<Frame, D::Error> {
+    const TAGS: &[&str] = &[
+        "start",
+        "hello",
+        "call",
+        "output",
+        "more",
+        "done",
+        "error",
+        "load",
+        "rows",
+        "save",
+        "saved",
+        "log",
+        "progress",
+        "heartbeat",
+        "cancel",
+    ];
+    Ok(match tag {
+        "start" => Frame::Start(Deserialize::deserialize(body)?),
+        "hello" => Frame::Hello(Deserialize::deserialize(body)?),
+        "call" => Frame::Call(Deserialize::deserialize(body)?),
+        "output" => Frame::Output(Deserialize::deserialize(body)?),
+        "more" => Frame::More(Deserialize::deserialize(body)?),
+        "done" => Frame::Done(Deserialize::deserialize(body)?),
+        "error" => Frame::Error(Deserialize::deserialize(body)?),
+        "load" => Frame::Load(Deserialize::deserialize(body)?),
+        "rows" => Frame::Rows(Deserialize::deserialize(body)?),
+        "save" => Frame::Save(Deserialize::deserialize(body)?),
+        "saved" => Frame::Saved(Deserialize::deserialize(body)?),
+        "log" => Frame::Log(Deserialize::deserialize(body)?),
+        "progress" => Frame::Progress(Deserialize::deserialize(body)?),
+        "heartbeat" => Frame::Heartbeat(Deserialize::deserialize(body)?),
+        "cancel" => Frame::Cancel(Deserialize::deserialize(body)?),
+        other => {
+            // The rest is read to its end, so that the message is about the type and nothing else.
+            IgnoredAny::deserialize(body)?;
+            return Err(de::Error::unknown_variant(other, TAGS));
+        }
+    })
+}
