@@ -1,1 +1,60 @@
-fn main() {}
+//! The project's own tool: `cargo xtask ci | deny | tidy | docs | bench`.
+//!
+//! A rule that matters is a check here or a lint, and `cargo xtask ci` runs them all, the same on a
+//! developer's machine as anywhere else.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool speaks to its terminal"
+)]
+
+mod ci;
+mod deny;
+mod docs;
+mod metadata;
+mod spdx;
+mod tidy;
+mod tree;
+
+use std::process::ExitCode;
+
+/// What every verb returns: an error is a sentence for the person at the terminal.
+type Result<T = ()> = std::result::Result<T, String>;
+
+const USAGE: &str = "\
+usage: cargo xtask VERB
+
+  ci [--only STEP ...]  every check, in order; `scripts/test` installs what it wants and calls it
+  deny                  licences, bans and sources of all dependencies, by deny.toml
+  tidy                  the rules of the architecture that are checks of our own
+  docs [--check]        writes the documents that are made from the program, or compares them
+  bench                 the measurements of BENCHMARKS.md
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        ["ci", rest @ ..] => ci::run(rest),
+        ["deny"] => deny::run(),
+        ["tidy"] => tidy::run(),
+        ["docs"] => docs::write(),
+        ["docs", "--check"] => docs::check(),
+        ["bench", ..] => {
+            eprintln!("`bench` is not built yet");
+            return ExitCode::from(2);
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

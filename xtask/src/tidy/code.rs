@@ -1,0 +1,280 @@
+//! Rules about sources: their size, and what they may name.
+
+use super::Finding;
+use super::paths::{module_of, named_in};
+
+/// A file of hand-written code over the first figure is named, over the second refused.
+const LINES: (usize, usize) = (400, 600);
+
+/// The rooms of the engine: each file or folder in one is a component, or a part of one.
+const ROOMS: &[&str] = &["stages", "storages", "remotes"];
+
+/// The modules of the engine that may name components: the catalogues.
+const CATALOGUES: &[&str] = &["catalogue"];
+
+/// The modules of the engine that drive components. Components do not know them.
+const RUN_LOOP: &[&str] = &["run"];
+
+/// The files that may do what clippy.toml bans, and say why there.
+const MAY_EXPECT_BANNED: &[&str] = &["crates/engine/src/clock.rs"];
+
+/// All rules about one file.
+pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if ["rs", "py", "js", "mjs"]
+        .iter()
+        .any(|ending| has_ending(path, ending))
+    {
+        findings.extend(budget(path, text));
+    }
+    if has_ending(path, "rs") && !path.starts_with("xtask/src/tidy/") {
+        let code = without_comments_and_tests(path, text);
+        findings.extend(components(path, &code));
+        findings.extend(receipts(path, &code));
+        findings.extend(exceptions(path, &code));
+        findings.extend(test_names(path, text));
+    }
+    findings
+}
+
+fn has_ending(path: &str, ending: &str) -> bool {
+    path.rsplit_once('.')
+        .is_some_and(|(_, last)| last == ending)
+}
+
+fn budget(path: &str, text: &str) -> Option<Finding> {
+    let lines = text.lines().count();
+    let (warn, fail) = LINES;
+    if lines > fail {
+        Some(Finding::of(
+            path,
+            format!("{lines} lines, {fail} are the most: split it"),
+        ))
+    } else if lines > warn {
+        Some(Finding::of(path, format!("{lines} lines, {warn} are enough")).warning())
+    } else {
+        None
+    }
+}
+
+/// The code of a file, line by line where it was: comments blank, and what follows
+/// `#[cfg(test)] mod` too. Nothing is left of a file that is all test.
+fn without_comments_and_tests(path: &str, text: &str) -> String {
+    if path.contains("/tests/") || path.ends_with("/tests.rs") || path.ends_with("_tests.rs") {
+        return String::new();
+    }
+    let mut code = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let next = lines
+            .peek()
+            .map(|next| next.trim_start())
+            .unwrap_or_default();
+        if line.trim() == "#[cfg(test)]" && next.starts_with("mod ") && next.ends_with('{') {
+            break;
+        }
+        if !line.trim_start().starts_with("//") {
+            code.push_str(line.split(" // ").next().unwrap_or_default());
+        }
+        code.push('\n');
+    }
+    code
+}
+
+/// A component knows no other component and not the loop that drives it; only the catalogues, and
+/// the room that it stands in, name it.
+fn components(path: &str, code: &str) -> Vec<Finding> {
+    let Some(module) = module_of(path).filter(|_| path.starts_with("crates/engine/src/")) else {
+        return Vec::new();
+    };
+    let component = component_of(&module);
+    let mut findings = Vec::new();
+    for (line, named) in named_in(code, &module) {
+        let first = named.first().map(String::as_str).unwrap_or_default();
+        if component.is_some() && RUN_LOOP.contains(&first) {
+            let message = format!(
+                "a component does not know the run loop (`{}`)",
+                named.join("::")
+            );
+            findings.push(Finding::at(path, line, message));
+        }
+        let Some(other) = component_of(&named) else {
+            continue;
+        };
+        let at_home = component == Some(other)
+            || module.iter().map(String::as_str).eq([other.0])
+            || CATALOGUES.contains(&module.first().map(String::as_str).unwrap_or_default());
+        if !at_home {
+            let message = format!(
+                "`{}::{}` is named here, outside its own file and the catalogue: what two share \
+                 lives outside the room",
+                other.0, other.1
+            );
+            findings.push(Finding::at(path, line, message));
+        }
+    }
+    findings
+}
+
+/// The room and the name of the component that a module path leads into. Types and functions of
+/// the room itself (`stages::Kind`) are no components: a component is a module, so more follows,
+/// or the path is a file's own.
+fn component_of(module: &[String]) -> Option<(&str, &str)> {
+    let (room, name) = (module.first()?.as_str(), module.get(1)?.as_str());
+    let is_module = name.starts_with(|c: char| c.is_ascii_lowercase());
+    (ROOMS.contains(&room) && is_module).then_some((room, name))
+}
+
+/// A receipt is proof: only what commits or delivers makes one.
+fn receipts(path: &str, code: &str) -> Vec<Finding> {
+    let may = path.starts_with("crates/engine/src/storages/")
+        || path.starts_with("crates/engine/src/stages/send")
+        || path.starts_with("crates/testkit/");
+    if may {
+        return Vec::new();
+    }
+    let message = "a receipt is made by storages and senders only";
+    lines_with(code, "CommitReceipt::issue")
+        .map(|line| Finding::at(path, line, message))
+        .collect()
+}
+
+/// What clippy.toml bans is done in few files.
+fn exceptions(path: &str, code: &str) -> Vec<Finding> {
+    if MAY_EXPECT_BANNED.contains(&path) {
+        return Vec::new();
+    }
+    let message = "clippy.toml bans this everywhere but in the files that \
+                   xtask/src/tidy/code.rs lists";
+    code.lines()
+        .zip(1..)
+        .filter(|(line, _)| line.contains("clippy::disallowed_methods"))
+        .filter(|(line, _)| !line.starts_with("#![cfg_attr(test,"))
+        .map(|(_, number)| Finding::at(path, number, message))
+        .collect()
+}
+
+fn test_names(path: &str, text: &str) -> Vec<Finding> {
+    lines_with(text, "fn test_")
+        .map(|line| Finding::at(path, line, "a test's name is a sentence without `test_`"))
+        .collect()
+}
+
+fn lines_with(text: &str, what: &str) -> impl Iterator<Item = usize> {
+    text.lines()
+        .zip(1..)
+        .filter(move |(line, _)| line.contains(what))
+        .map(|(_, number)| number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_rule(path: &str, text: &str, expected: &[&str]) {
+        let found: Vec<String> = check(path, text)
+            .into_iter()
+            .map(|finding| format!("{}: {}", finding.place, finding.message))
+            .collect();
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                found.contains(expected),
+                "`{found}` does not say `{expected}`"
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_file_is_named_and_a_longer_one_refused() {
+        check_rule("a.rs", &"x\n".repeat(400), &[]);
+        let warning = &check("a.rs", &"x\n".repeat(401))[0];
+        assert_eq!(warning.weight, super::super::Weight::Warning);
+        check_rule("a.py", &"x\n".repeat(601), &["a.py: 601 lines"]);
+        check_rule("a.md", &"x\n".repeat(601), &[]);
+    }
+
+    #[test]
+    fn components_do_not_know_each_other() {
+        let stage = "crates/engine/src/stages/http.rs";
+        check_rule(
+            stage,
+            "use crate::stages::mqtt::Session;",
+            &["`stages::mqtt` is named here"],
+        );
+        check_rule(stage, "use super::mqtt;", &["`stages::mqtt` is named here"]);
+        check_rule(
+            stage,
+            "use crate::storages::sqlite::open;",
+            &["`storages::sqlite`"],
+        );
+        check_rule(
+            "crates/engine/src/run.rs",
+            "crate::stages::http::run()",
+            &["`stages::http`"],
+        );
+        check_rule(stage, "use crate::{clock, stages::{Kind, http::Own}};", &[]);
+        check_rule(
+            "crates/engine/src/stages/http/body.rs",
+            "use super::Http;",
+            &[],
+        );
+        check_rule("crates/engine/src/stages.rs", "use self::http::Http;", &[]);
+        check_rule(
+            "crates/engine/src/catalogue.rs",
+            "use crate::stages::http::Http;",
+            &[],
+        );
+    }
+
+    #[test]
+    fn components_do_not_know_the_run_loop() {
+        let message = "a component does not know the run loop (`run::settle`)";
+        check_rule(
+            "crates/engine/src/storages/csv.rs",
+            "crate::run::settle()",
+            &[message],
+        );
+    }
+
+    #[test]
+    fn comments_and_tests_are_free() {
+        let text = "// crate::run::x\n#[cfg(test)]\nmod tests {\n use crate::stages::mqtt::X;\n}";
+        check_rule("crates/engine/src/stages/http.rs", text, &[]);
+    }
+
+    #[test]
+    fn only_storages_and_senders_make_receipts() {
+        let code = "let r = CommitReceipt::issue(sink, 1);";
+        check_rule(
+            "crates/engine/src/run.rs",
+            code,
+            &["run.rs:1: a receipt is made by"],
+        );
+        check_rule("crates/engine/src/storages/csv.rs", code, &[]);
+        check_rule("crates/engine/src/stages/send_mqtt.rs", code, &[]);
+    }
+
+    #[test]
+    fn exceptions_from_the_bans_stand_in_few_files() {
+        let code = "#[expect(clippy::disallowed_methods, reason = \"x\")]\nfn a() {}";
+        check_rule(
+            "crates/engine/src/run.rs",
+            code,
+            &["run.rs:1: clippy.toml bans this"],
+        );
+        check_rule("crates/engine/src/clock.rs", code, &[]);
+        let tests = "#![cfg_attr(test, allow(clippy::disallowed_methods, reason = \"x\"))]";
+        check_rule("crates/engine/src/lib.rs", tests, &[]);
+    }
+
+    #[test]
+    fn a_test_is_not_called_test() {
+        check_rule(
+            "a.rs",
+            "#[test]\nfn test_a() {}",
+            &["a.rs:2: a test's name"],
+        );
+    }
+}
