@@ -16,11 +16,25 @@
 //! | receipt | proof that a sink has committed |
 //! | profile | measured figures of each stage of a running flow |
 
+pub mod charge;
+pub mod config;
+pub mod config_reader;
+pub mod delivery;
 pub mod error;
+
+pub mod fields;
+pub mod fill;
 pub mod frame;
+pub mod json;
+pub mod node;
+pub mod problem;
 pub mod record;
+pub mod schedule;
 pub mod secret;
+pub mod stage;
 pub mod storage;
+pub mod units;
+pub mod yaml;
 
 pub use error::{Error, ErrorKind, Result};
 pub use record::{Batch, Map, Params, Record, Value};
