@@ -155,12 +155,13 @@ fn check_bans(rules: &Bans, packages: &[&Package], report: &mut Report) {
             );
         }
     }
-    for (name, versions) in versions.iter().filter(|(_, versions)| versions.len() > 1) {
-        let message = format!(
-            "`{name}` is there {} times: {}",
-            versions.len(),
-            versions.join(", ")
-        );
+    let several: Vec<String> = versions
+        .iter()
+        .filter(|(_, versions)| versions.len() > 1)
+        .map(|(name, versions)| format!("`{name}` {}", versions.join(" and ")))
+        .collect();
+    if !several.is_empty() {
+        let message = format!("more than one version: {}", several.join(", "));
         report.add(rules.multiple_versions, message);
     }
 }
@@ -283,7 +284,7 @@ mod tests {
             ],
             &[
                 "`bad` is banned: it is bad",
-                "`twin` is there 2 times: 1.0.0, 1.0.0",
+                "more than one version: `twin` 1.0.0 and 1.0.0",
             ],
         );
     }
