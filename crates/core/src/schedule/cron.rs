@@ -12,12 +12,12 @@ use std::fmt;
 use croner::Direction;
 use jiff::civil::{Date, DateTime, date};
 use jiff::tz::{AmbiguousOffset, TimeZone};
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use super::{pattern::Pattern, zone};
 
-/// The calendar repeats after 400 years (a whole number of weeks), so a pattern with no match in them has none ever.
-const CALENDAR: (i16, i16) = (2000, 2400);
+/// These years begin on every day of the week, with and without a leap day: what matches no day of them never does.
+const ALL_KINDS_OF_YEARS: std::ops::Range<i16> = 2000..2028;
 
 /// Jumps of the clock to walk over before giving up: more than there are between two matches of any pattern (40 years at most).
 const MOST_JUMPS: usize = 1000;
@@ -48,8 +48,7 @@ impl CronSchedule {
             zone,
             zone_name,
         };
-        let first = cron.search(date(CALENDAR.0, 1, 1).at(0, 0, 0, 0), Direction::Forward);
-        if first.is_none_or(|first| first.year() >= CALENDAR.1) {
+        if !ALL_KINDS_OF_YEARS.clone().any(|year| cron.runs_in(year)) {
             let text = &cron.pattern.text;
             return Err(format!(
                 "cron `{text}` never runs: no date has this day, month and day of the week"
@@ -96,7 +95,7 @@ impl CronSchedule {
             let tick = self.search(offset.to_datetime(newest), Direction::Backward)?;
             let tick = offset.to_timestamp(tick).ok()?;
             match self.zone.preceding(newest.checked_add(SECOND).ok()?).next() {
-                Some(jump) if tick <= jump.timestamp() => {
+                Some(jump) if tick < jump.timestamp() => {
                     newest = jump.timestamp().checked_sub(SECOND).ok()?
                 }
                 _ => return Some(tick),
@@ -257,6 +256,12 @@ impl CronSchedule {
             .iter()
             .map(|field| field.values().len() as u64)
             .product()
+    }
+
+    fn runs_in(&self, year: i16) -> bool {
+        let days = date(year, 1, 1).series(1.day());
+        days.take_while(|day| day.year() == year)
+            .any(|day| self.day_matches(day))
     }
 
     fn day_matches(&self, day: Date) -> bool {

@@ -29,16 +29,13 @@ fn nearest(name: &str) -> Vec<String> {
     }
     let mut alike: Vec<(f64, String)> = jiff::tz::db()
         .available()
-        .map(|known| known.as_str().to_owned())
-        .filter(|known| !known.starts_with("posix/") && !known.starts_with("right/"))
-        .map(|known| {
-            let lower = known.to_lowercase();
+        .filter_map(|known| {
+            let lower = known.as_str().to_lowercase();
             let city = lower.rsplit('/').next().unwrap_or(&lower);
-            let score = strsim::normalized_damerau_levenshtein(&wanted, &lower)
-                .max(strsim::normalized_damerau_levenshtein(&wanted, city));
-            (score, known)
+            let score = likeness(&wanted, &lower).max(likeness(&wanted, city));
+            let special = lower.starts_with("posix/") || lower.starts_with("right/");
+            (score >= ALIKE && !special).then(|| (score, known.as_str().to_owned()))
         })
-        .filter(|(score, _)| *score >= ALIKE)
         .collect();
     alike.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     alike
@@ -46,4 +43,13 @@ fn nearest(name: &str) -> Vec<String> {
         .take(3)
         .map(|(_, known)| format!("`{known}`"))
         .collect()
+}
+
+/// From 0 to 1; 0 without a closer look when the lengths alone keep it below [`ALIKE`].
+fn likeness(wanted: &str, known: &str) -> f64 {
+    let longer = wanted.len().max(known.len());
+    if wanted.len().abs_diff(known.len()) * 4 > longer {
+        return 0.0;
+    }
+    strsim::normalized_damerau_levenshtein(wanted, known)
 }
