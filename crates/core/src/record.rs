@@ -74,9 +74,11 @@ impl Record {
 
 /// Records that travel together. An empty batch is what a schedule's tick starts with and what a
 /// function that returns nothing gives.
+///
+/// Cloning is cheap: clones share their records until one of them is changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    records: Vec<Record>,
+    records: Arc<Vec<Record>>,
     list: bool,
 }
 
@@ -84,7 +86,7 @@ impl Batch {
     /// A batch of these records.
     pub fn new(records: Vec<Record>) -> Self {
         Self {
-            records,
+            records: Arc::new(records),
             list: false,
         }
     }
@@ -131,14 +133,14 @@ impl Batch {
         &self.records
     }
 
-    /// The records, to be changed, removed or added to.
+    /// The records, to be changed, removed or added to; copied first where a clone shares them.
     pub fn records_mut(&mut self) -> &mut Vec<Record> {
-        &mut self.records
+        Arc::make_mut(&mut self.records)
     }
 
     /// The records alone.
     pub fn into_records(self) -> Vec<Record> {
-        self.records
+        Arc::unwrap_or_clone(self.records)
     }
 
     /// The values, one after the other.
@@ -152,6 +154,6 @@ impl IntoIterator for Batch {
     type IntoIter = std::vec::IntoIter<Record>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.records.into_iter()
+        self.into_records().into_iter()
     }
 }

@@ -1,0 +1,53 @@
+//! Rust functions by name: what a user's own program links in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use wiredflow_core::{Params, Result, Value};
+
+/// What a Rust function is given.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The batch as one document: null for none, the value for one record, an array for many.
+    pub data: Value,
+    /// The stage's own params, and over them those of the last configuration stage.
+    pub params: Params,
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+    /// The flow's storages, for loading.
+    pub storages: crate::storages::StorageHandles,
+}
+
+/// A Rust function: gets a call, gives a document (null: nothing, array: many records, else one).
+/// It runs on a thread that may block.
+pub type Function = Arc<dyn Fn(Call) -> Result<Value> + Send + Sync>;
+
+/// Rust functions by name. A cheap clone.
+#[derive(Clone, Default)]
+pub struct Functions {
+    by_name: Arc<BTreeMap<String, Function>>,
+}
+
+impl Functions {
+    /// Adds a function, or replaces the one of that name.
+    pub fn register(&mut self, name: &str, function: Function) {
+        Arc::make_mut(&mut self.by_name).insert(name.to_owned(), function);
+    }
+
+    /// The function of that name.
+    pub fn find(&self, name: &str) -> Option<Function> {
+        self.by_name.get(name).cloned()
+    }
+
+    /// All names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+}
+
+impl fmt::Debug for Functions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}

@@ -1,0 +1,38 @@
+//! What a component may use when it is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Dice};
+use crate::functions::Functions;
+use crate::storages::StorageHandles;
+use crate::tasks::Tasks;
+
+/// The surroundings of one component: where it stands, and what it may use. A cheap clone.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// The flow's name.
+    pub flow: Arc<str>,
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+    /// The stage's name; for a source its kind.
+    pub stage: Arc<str>,
+    /// The flow's folder: relative paths start here, functions run here.
+    pub folder: Arc<Path>,
+    /// The folder of the flow's state, for what a component must keep (a client id).
+    pub state_folder: Arc<Path>,
+    /// The one clock.
+    pub clock: Clock,
+    /// Chance.
+    pub dice: Dice,
+    /// The flow's storages.
+    pub storages: StorageHandles,
+    /// The Rust functions that are linked in.
+    pub functions: Functions,
+    /// Tasks that end with the pipeline.
+    pub tasks: Tasks,
+    /// Fires when the pipeline ends: tasks of the component end then.
+    pub stop: CancellationToken,
+}

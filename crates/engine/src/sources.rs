@@ -1,0 +1,6 @@
+//! Stream sources: the catalogue.
+
+use crate::catalogue::SourceEntry;
+
+/// All stream sources.
+pub const SOURCES: &[SourceEntry] = &[];
