@@ -126,7 +126,7 @@ impl Collector {
     #[track_caller]
     pub fn settled(&self) -> Vec<Message> {
         let before = self.shared.lock().markers;
-        Client::connect(self.port, "testkit-marker", true, self.login.as_ref())
+        Client::connect(self.port, "", true, self.login.as_ref())
             .and_then(|mut client| client.publish(&self.marker, "", 2))
             .expect("the broker takes the marker");
         let state = self.shared.wait(USUAL, |state| state.markers > before);

@@ -3,6 +3,24 @@
 //! Everything here panics when it cannot do what it was asked to: a test fails by panicking. Everything that is
 //! started is owned by the value that stands for it and ends when the value is dropped, also by a panic; when the
 //! test's process itself is killed, a guardian ends what it had started. No call waits without a deadline.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use serde_json::json;
+//! # use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal};
+//! # const SOON: Duration = Duration::from_secs(10);
+//! let broker = Mosquitto::with().user("wiredflow", "right").persistent().start();
+//! let peer = HttpPeer::start();
+//! peer.on_each("/numbers", [Reply::code(500), Reply::json(json!([{"number": 1}]))]);
+//! let results = broker.subscribe(&["results/#"]);
+//! let test = FlowTest::new("target/debug/wiredflow"); // in the cli crate: env!("CARGO_BIN_EXE_wiredflow")
+//! test.file("flow.yaml", &format!("pipelines: … {} … {} …", peer.url("/numbers"), broker.address()));
+//! let running = test.spawn(["run", "flow.yaml", "--json"]);
+//! assert_eq!(results.wait_for(1, SOON)[0].json(), json!({"number": 1}));
+//! running.signal(Signal::Term);
+//! assert_eq!(running.wait(SOON).assert_code(0).json()["ok"], true);
+//! assert_eq!(results.settled().len(), 1); // and no second one is on its way
+//! ```
 
 #![expect(
     clippy::unwrap_used,

@@ -33,6 +33,8 @@ pub struct Mosquitto {
     tls_port: u16,
     folder: TempDir,
     collectors: AtomicUsize,
+    forgotten: AtomicUsize,
+    launches: usize,
 }
 
 /// How a mosquitto is set up; `Mosquitto::with()` begins one.
@@ -122,8 +124,16 @@ impl Mosquitto {
     #[track_caller]
     pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "mosquitto runs already");
-        self.launch()
-            .unwrap_or_else(|error| panic!("mosquitto did not start again: {error}"));
+        let mut reason = String::new();
+        // Some outgoing connection may have the port for a moment.
+        let started = holds_within(USUAL, || match self.launch() {
+            Ok(()) => true,
+            Err(error) => {
+                reason = error;
+                false
+            }
+        });
+        assert!(started, "mosquitto did not start again: {reason}");
     }
 
     /// `stop` and `start_again`.
@@ -151,11 +161,18 @@ impl Mosquitto {
             .signal(Signal::Continue);
     }
 
-    /// What it has logged since its first start, at the level of most detail: connects, subscriptions, each packet.
+    /// What it has logged since its first start, or since `forget_log`, at the level of most detail: connects,
+    /// subscriptions, each packet.
     pub fn log(&self) -> String {
-        fs::read(self.file("log"))
-            .map(|log| String::from_utf8_lossy(&log).into_owned())
-            .unwrap_or_default()
+        let all = fs::read(self.file("log")).unwrap_or_default();
+        let forgotten = self.forgotten.load(Ordering::Relaxed).min(all.len());
+        String::from_utf8_lossy(&all[forgotten..]).into_owned()
+    }
+
+    /// From now on `log` begins here: what comes next can be told from what was before.
+    pub fn forget_log(&self) {
+        let length = fs::read(self.file("log")).unwrap_or_default().len();
+        self.forgotten.store(length, Ordering::Relaxed);
     }
 
     /// Waits until the log holds the text; panics, showing the log, when it does not within the deadline.
@@ -185,13 +202,16 @@ impl Mosquitto {
         let mut running = Owned::start(&mut command).unwrap_or_else(|error| {
             panic!("install mosquitto (`apt-get install mosquitto mosquitto-clients`): {error}")
         });
-        let answers = || Client::connect(self.port, "", true, self.login.as_ref());
+        // It is ours that answers, not another broker that was quicker to the port, when our log knows the client.
+        self.launches += 1;
+        let name = format!("testkit-start-{}-{}", std::process::id(), self.launches);
+        let answers = || Client::connect(self.port, &name, true, self.login.as_ref()).is_ok();
         let mut ended = false;
-        holds_within(USUAL, || {
+        let started = holds_within(USUAL, || {
             ended = running.wait(Duration::ZERO).is_some();
-            ended || answers().is_ok()
+            ended || (answers() && self.log().contains(&name))
         });
-        if ended || answers().is_err() {
+        if ended || !started {
             let out = fs::read_to_string(self.file("out")).unwrap_or_default();
             return Err(format!("{out}{}", self.log()));
         }
@@ -332,6 +352,8 @@ impl MosquittoOptions {
             tls_port: 0,
             folder: tempfile::tempdir().unwrap(),
             collectors: AtomicUsize::new(0),
+            forgotten: AtomicUsize::new(0),
+            launches: 0,
         };
         mosquitto.write_rights();
         let mut reason = String::new();

@@ -44,7 +44,7 @@ pub fn free_port() -> u16 {
         .port()
 }
 
-/// A seed for random test data: new in each run, printed so that a failure can be repeated with `SEED=… `.
+/// A seed for random test data: new in each run, printed so that a failure can be repeated by setting `SEED`.
 pub fn seed() -> u64 {
     let seed = match std::env::var("SEED") {
         Ok(text) => text.parse().expect("SEED is a whole number"),

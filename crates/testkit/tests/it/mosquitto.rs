@@ -244,4 +244,8 @@ fn the_log_is_waited_for_and_shown_when_it_lacks_the_text() {
     mosquitto.wait_for_log("chatty", SOON);
     let text = panic_of(|| mosquitto.wait_for_log("never said", Duration::from_millis(50)));
     assert!(text.contains("chatty"), "{text}");
+    mosquitto.forget_log();
+    drop(Client::connect(mosquitto.port(), "another", true, None).unwrap());
+    mosquitto.wait_for_log("another", SOON);
+    assert!(!mosquitto.log().contains("chatty"));
 }
