@@ -7,5 +7,6 @@ pub mod resources;
 pub mod senders;
 pub mod sources;
 pub mod stages;
+pub mod state;
 pub mod storages;
 pub mod tasks;
