@@ -1,0 +1,3 @@
+//! The engine against real files, processes and peers: one program, so that it links once.
+
+mod state;
