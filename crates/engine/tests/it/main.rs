@@ -1,3 +1,10 @@
 //! The engine against real files, processes and peers: one program, so that it links once.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
+
 mod state;
