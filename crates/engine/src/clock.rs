@@ -58,6 +58,7 @@ impl Clock {
     }
 
     /// Waits until a moment of monotonic time.
+    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub async fn sleep_until(&self, moment: Instant) {
         tokio::time::sleep_until(moment).await;
     }

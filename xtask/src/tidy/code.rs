@@ -7,16 +7,20 @@ use super::paths::{module_of, named_in};
 const LINES: (usize, usize) = (400, 600);
 
 /// The rooms of the engine: each file or folder in one is a component, or a part of one.
-const ROOMS: &[&str] = &["stages", "storages", "remotes"];
+const ROOMS: &[&str] = &["stages", "sources", "senders", "storages", "remotes"];
 
-/// The modules of the engine that may name components: the catalogues.
-const CATALOGUES: &[&str] = &["catalogue"];
+/// What stands in a room and is no component.
+const ROOM_PARTS: &[(&str, &str)] = &[("storages", "owner")];
 
-/// The modules of the engine that drive components. Components do not know them.
+/// The modules of the engine that drive components. Components do not know them, and they know no
+/// protocol.
 const RUN_LOOP: &[&str] = &["run"];
 
+/// The crates that speak a protocol or write a format.
+const PROTOCOLS: &[&str] = &["csv", "reqwest", "rumqttc", "rusqlite", "rustls"];
+
 /// The files that may do what clippy.toml bans, and say why there.
-const MAY_EXPECT_BANNED: &[&str] = &["crates/engine/src/clock.rs"];
+const MAY_EXPECT_BANNED: &[&str] = &["crates/engine/src/clock.rs", "crates/engine/src/tasks.rs"];
 
 /// All rules about one file.
 pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
@@ -30,6 +34,7 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
     if has_ending(path, "rs") && !path.starts_with("xtask/src/tidy/") {
         let code = without_comments_and_tests(path, text);
         findings.extend(components(path, &code));
+        findings.extend(protocols(path, &code));
         findings.extend(receipts(path, &code));
         findings.extend(exceptions(path, &code));
         findings.extend(test_names(path, text));
@@ -81,8 +86,8 @@ fn without_comments_and_tests(path: &str, text: &str) -> String {
     code
 }
 
-/// A component knows no other component and not the loop that drives it; only the catalogues, and
-/// the room that it stands in, name it.
+/// A component knows no other component and not the loop that drives it; only the list of its room
+/// names it.
 fn components(path: &str, code: &str) -> Vec<Finding> {
     let Some(module) = module_of(path).filter(|_| path.starts_with("crates/engine/src/")) else {
         return Vec::new();
@@ -101,12 +106,10 @@ fn components(path: &str, code: &str) -> Vec<Finding> {
         let Some(other) = component_of(&named) else {
             continue;
         };
-        let at_home = component == Some(other)
-            || module.iter().map(String::as_str).eq([other.0])
-            || CATALOGUES.contains(&module.first().map(String::as_str).unwrap_or_default());
+        let at_home = component == Some(other) || module.iter().map(String::as_str).eq([other.0]);
         if !at_home {
             let message = format!(
-                "`{}::{}` is named here, outside its own file and the catalogue: what two share \
+                "`{}::{}` is named here, outside its own file and the list of its room: what two share \
                  lives outside the room",
                 other.0, other.1
             );
@@ -122,13 +125,40 @@ fn components(path: &str, code: &str) -> Vec<Finding> {
 fn component_of(module: &[String]) -> Option<(&str, &str)> {
     let (room, name) = (module.first()?.as_str(), module.get(1)?.as_str());
     let is_module = name.starts_with(|c: char| c.is_ascii_lowercase());
-    (ROOMS.contains(&room) && is_module).then_some((room, name))
+    let is_part = ROOM_PARTS.contains(&(room, name));
+    (ROOMS.contains(&room) && is_module && !is_part).then_some((room, name))
+}
+
+/// The run loop knows no broker, no database and no file format.
+fn protocols(path: &str, code: &str) -> Vec<Finding> {
+    let module = module_of(path).unwrap_or_default();
+    let is_run_loop = path.starts_with("crates/engine/src/")
+        && module
+            .first()
+            .is_some_and(|first| RUN_LOOP.contains(&first.as_str()));
+    if !is_run_loop {
+        return Vec::new();
+    }
+    let named = |line: &str| {
+        let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let mut known = PROTOCOLS
+            .iter()
+            .filter(|name| words.clone().any(|word| word.starts_with(**name)));
+        known.next().copied()
+    };
+    code.lines()
+        .zip(1..)
+        .filter_map(|(line, number)| named(line).map(|name| (name, number)))
+        .map(|(name, number)| {
+            Finding::at(path, number, format!("the run loop does not know `{name}`"))
+        })
+        .collect()
 }
 
 /// A receipt is proof: only what commits or delivers makes one.
 fn receipts(path: &str, code: &str) -> Vec<Finding> {
     let may = path.starts_with("crates/engine/src/storages/")
-        || path.starts_with("crates/engine/src/stages/send")
+        || path.starts_with("crates/engine/src/senders/")
         || path.starts_with("crates/testkit/");
     if may {
         return Vec::new();
@@ -222,8 +252,8 @@ mod tests {
         );
         check_rule("crates/engine/src/stages.rs", "use self::http::Http;", &[]);
         check_rule(
-            "crates/engine/src/catalogue.rs",
-            "use crate::stages::http::Http;",
+            "crates/engine/src/run/stage.rs",
+            "use crate::storages::owner::Writers;",
             &[],
         );
     }
@@ -235,6 +265,21 @@ mod tests {
             "crates/engine/src/storages/csv.rs",
             "crate::run::settle()",
             &[message],
+        );
+    }
+
+    #[test]
+    fn the_run_loop_knows_no_protocol() {
+        let message = "the run loop does not know `rumqttc`";
+        check_rule(
+            "crates/engine/src/run/stage.rs",
+            "use rumqttc_v5_next::Event;",
+            &[message],
+        );
+        check_rule(
+            "crates/engine/src/mqtt.rs",
+            "use rumqttc_v5_next::Event;",
+            &[],
         );
     }
 
@@ -253,7 +298,7 @@ mod tests {
             &["run.rs:1: a receipt is made by"],
         );
         check_rule("crates/engine/src/storages/csv.rs", code, &[]);
-        check_rule("crates/engine/src/stages/send_mqtt.rs", code, &[]);
+        check_rule("crates/engine/src/senders/mqtt.rs", code, &[]);
     }
 
     #[test]
@@ -265,6 +310,7 @@ mod tests {
             &["run.rs:1: clippy.toml bans this"],
         );
         check_rule("crates/engine/src/clock.rs", code, &[]);
+        check_rule("crates/engine/src/tasks.rs", code, &[]);
         let tests = "#![cfg_attr(test, allow(clippy::disallowed_methods, reason = \"x\"))]";
         check_rule("crates/engine/src/lib.rs", tests, &[]);
     }
