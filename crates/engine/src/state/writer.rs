@@ -59,7 +59,8 @@ enum Message {
 
 /// A call on its way: its work, then its answer.
 trait Job: Send {
-    /// Does the work inside the group's transaction and keeps the result.
+    /// Does the work inside the group's transaction and keeps the result; done again, after a
+    /// rollback, it forgets the first one.
     fn work(&mut self, connection: &Connection) -> Result<(), Failure>;
 
     /// Answers the caller, after the group was committed or failed as a whole.
@@ -67,21 +68,18 @@ trait Job: Send {
 }
 
 struct Call<F, T> {
-    work: Option<F>,
+    work: F,
     result: Option<Result<T, Failure>>,
     caller: oneshot::Sender<Result<T, Failure>>,
 }
 
 impl<F, T> Job for Call<F, T>
 where
-    F: FnOnce(&Connection) -> Result<T, Failure> + Send,
+    F: Fn(&Connection) -> Result<T, Failure> + Send,
     T: Send,
 {
     fn work(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let Some(work) = self.work.take() else {
-            return Ok(());
-        };
-        let result = work(connection);
+        let result = (self.work)(connection);
         let told = result.as_ref().map(|_| ()).map_err(Clone::clone);
         self.result = Some(result);
         told
@@ -101,15 +99,16 @@ where
 impl WriterHandle {
     /// Runs `work` in the writer's next transaction and gives its result after the COMMIT.
     ///
-    /// Dropping the future before it ends does not tell whether the work is done.
+    /// `work` touches nothing but the connection, for it is done again when another call of its group
+    /// fails. Dropping the future before it ends does not tell whether the work is done.
     pub(super) async fn call<F, T>(&self, work: F) -> Result<T>
     where
-        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, Failure> + Send + 'static,
         T: Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
         let job = Call {
-            work: Some(work),
+            work,
             result: None,
             caller,
         };
@@ -210,7 +209,7 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let outcome = self.transaction(group);
+        let outcome = self.roll_back().and_then(|()| self.transaction(group));
         self.counts.transactions.fetch_add(1, Ordering::Relaxed);
         self.counts
             .calls
@@ -218,20 +217,23 @@ impl Writer {
         for job in group.drain(..) {
             job.answer(&outcome);
         }
+        // A failed rollback is tried again, and then told, before the next group.
+        drop(self.roll_back());
     }
 
     fn transaction(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
         self.still_there()?;
-        self.roll_back()?;
         self.execute("BEGIN IMMEDIATE")?;
-        let outcome = self.work(group).and_then(|()| self.execute("COMMIT"));
-        if outcome.is_err() {
+        if self.work_together(group).is_err() {
+            // Some call failed and may have done half of its work: now each on its own.
             self.roll_back()?;
+            self.execute("BEGIN IMMEDIATE")?;
+            self.work_apart(group)?;
         }
-        outcome
+        self.execute("COMMIT")
     }
 
-    /// Ends a transaction that a failure has left open, the last group's too.
+    /// Ends a transaction that a failure has left open.
     fn roll_back(&self) -> Result<(), Failure> {
         if self.connection.is_autocommit() {
             return Ok(());
@@ -239,8 +241,15 @@ impl Writer {
         self.execute("ROLLBACK")
     }
 
+    /// Does all the work and stops at the first failure: the usual case, at half the price of the other.
+    fn work_together(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+        group
+            .iter_mut()
+            .try_for_each(|job| job.work(&self.connection))
+    }
+
     /// Does each job's work; one that fails undoes its own part and not that of the others.
-    fn work(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+    fn work_apart(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
         for job in group {
             self.execute("SAVEPOINT job")?;
             if let Err(failure) = job.work(&self.connection) {
