@@ -177,7 +177,7 @@ macro_rules! config {
 
             fn fields() -> Vec<$crate::fields::Field> {
                 vec![$( $crate::fields::Field {
-                    name: stringify!($field),
+                    name: $crate::fields::plain(stringify!($field)),
                     doc: concat!($($field_doc, "\n"),*),
                     expects: <$type as $crate::fields::FromNode>::EXPECTS,
                     default: $crate::config!(@default $($default)?),
@@ -200,7 +200,7 @@ macro_rules! config {
                 let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
                 let entries = reading.entries(&node, &known, "a map")?;
                 $( let $field = $crate::fields::read_field::<$type>(
-                    &node, entries, stringify!($field), $crate::config!(@default $($default)?), reading,
+                    &node, entries, $crate::fields::plain(stringify!($field)), $crate::config!(@default $($default)?), reading,
                 ); )*
                 Some(Self { $( $field: $field?, )* })
             }
@@ -239,6 +239,11 @@ macro_rules! words {
         }
     };
     (@list $first:literal $($rest:literal)*) => { concat!("`", $first, "`" $(, ", `", $rest, "`")*) };
+}
+
+/// A field's key: a Rust keyword is written `r#where` in the declaration and `where` in the file.
+pub fn plain(field: &'static str) -> &'static str {
+    field.strip_prefix("r#").unwrap_or(field)
 }
 
 /// Lets a bare value stand for the short field.

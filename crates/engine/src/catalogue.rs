@@ -184,7 +184,35 @@ pub struct StageEntry {
     /// What it does with its time.
     pub work: Work,
     /// Reads and checks its config.
-    pub prepare: fn(&Node, &mut CheckCx<'_>) -> Option<OpenStage>,
+    pub prepare: fn(&Node, &mut CheckCx<'_>) -> Option<Prepared>,
+}
+
+/// A checked stage.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What it does with its time.
+    pub work: Work,
+    /// Opens it.
+    pub open: OpenStage,
+}
+
+impl Prepared {
+    /// A stage that `open` opens.
+    pub fn new<S, F>(work: Work, open: impl Fn(Resources) -> F + Send + Sync + 'static) -> Self
+    where
+        S: Stage,
+        F: Future<Output = Result<S>> + Send + 'static,
+    {
+        let open = move |resources| {
+            let opened = open(resources);
+            let boxed = async move { Ok(Box::new(opened.await?) as Box<dyn AnyStage>) };
+            Box::pin(boxed) as BoxFuture<'static, Result<Box<dyn AnyStage>>>
+        };
+        Self {
+            work,
+            open: OpenStage(Arc::new(open)),
+        }
+    }
 }
 
 /// A source's line in the catalogue.
@@ -252,21 +280,28 @@ fn read<C: Config>(node: &Node, cx: &mut CheckCx<'_>) -> Option<C> {
 impl StageEntry {
     /// The line of a kind.
     pub const fn of<K: StageKind>() -> Self {
-        fn prepare<K: StageKind>(node: &Node, cx: &mut CheckCx<'_>) -> Option<OpenStage> {
+        fn prepare<K: StageKind>(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
             let config: K::Config = read(node, cx)?;
             K::check(&config, node, cx);
-            Some(OpenStage(Arc::new(move |resources| {
+            Some(Prepared::new(K::WORK, move |resources: Resources| {
                 let config = config.clone();
-                Box::pin(async move {
-                    let stage = K::open(config, &resources).await?;
-                    Ok(Box::new(stage) as Box<dyn AnyStage>)
-                })
-            })))
+                async move { K::open(config, &resources).await }
+            }))
         }
+        Self::with::<K::Config>(K::NAME, K::EXAMPLE, K::WORK, prepare::<K>)
+    }
+
+    /// The line of a kind that reads its config in a way of its own; `C` documents its keys.
+    pub const fn with<C: Config>(
+        name: &'static str,
+        example: &'static str,
+        work: Work,
+        prepare: fn(&Node, &mut CheckCx<'_>) -> Option<Prepared>,
+    ) -> Self {
         Self {
-            card: card::<K::Config>(K::NAME, K::EXAMPLE),
-            work: K::WORK,
-            prepare: prepare::<K>,
+            card: card::<C>(name, example),
+            work,
+            prepare,
         }
     }
 }

@@ -19,9 +19,11 @@ pub struct Call {
     pub storages: crate::storages::StorageHandles,
 }
 
-/// A Rust function: gets a call, gives a document (null: nothing, array: many records, else one).
-/// It runs on a thread that may block.
-pub type Function = Arc<dyn Fn(Call) -> Result<Value> + Send + Sync>;
+/// A Rust function: gets a call, and hands out documents one by one (null: nothing, array: many
+/// records, else one). An error from `give` means that the flow ends: pass it on. It runs on a thread
+/// that may block.
+pub type Function =
+    Arc<dyn Fn(Call, &mut dyn FnMut(Value) -> Result<()>) -> Result<()> + Send + Sync>;
 
 /// Rust functions by name. A cheap clone.
 #[derive(Clone, Default)]
@@ -33,6 +35,15 @@ impl Functions {
     /// Adds a function, or replaces the one of that name.
     pub fn register(&mut self, name: &str, function: Function) {
         Arc::make_mut(&mut self.by_name).insert(name.to_owned(), function);
+    }
+
+    /// Adds a function that gives one document.
+    pub fn register_simple(
+        &mut self,
+        name: &str,
+        function: impl Fn(Call) -> Result<Value> + Send + Sync + 'static,
+    ) {
+        self.register(name, Arc::new(move |call, give| give(function(call)?)));
     }
 
     /// The function of that name.

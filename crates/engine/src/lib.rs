@@ -1,12 +1,19 @@
 //! The engine of Wiredflow: the catalogue of components, the checks, the run loop, the builder.
 
+pub mod builder;
 pub mod catalogue;
+pub mod check;
 pub mod clock;
 pub mod functions;
+mod logic;
+pub mod observe;
+pub mod plan;
 pub mod resources;
+pub mod run;
 pub mod senders;
 pub mod sources;
 pub mod stages;
 pub mod state;
 pub mod storages;
 pub mod tasks;
+pub mod worker;

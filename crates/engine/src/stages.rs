@@ -1,6 +1,18 @@
 //! Stages: the catalogue.
 
+mod configuration;
+mod core_logic;
+mod load;
+mod send;
+mod store;
+
 use crate::catalogue::StageEntry;
 
 /// All stages.
-pub const STAGES: &[StageEntry] = &[];
+pub const STAGES: &[StageEntry] = &[
+    configuration::ENTRY,
+    core_logic::ENTRY,
+    StageEntry::of::<load::Load>(),
+    send::ENTRY,
+    store::ENTRY,
+];

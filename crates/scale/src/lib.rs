@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What is measured of a flow, and (later) what to do about it. Pure: no clock, no network.
+
+pub mod profile;

@@ -25,7 +25,7 @@ pub enum FrameError {
     Malformed {
         /// What is wrong.
         message: String,
-        /// The call that the frame speaks of, if that much could be read.
+        /// The call, when the frame is an output and that much could be read.
         call: Option<u64>,
     },
     /// The other side speaks another version.
@@ -101,7 +101,7 @@ pub fn check_version(theirs: u32) -> Result<(), FrameError> {
 fn decode_body(body: &[u8]) -> Result<Frame, FrameError> {
     let malformed = |message: String| FrameError::Malformed {
         message,
-        call: id_of(body),
+        call: call_of(body),
     };
     if let Some(integer) = inexact_integer(body) {
         return Err(malformed(format!(
@@ -111,15 +111,16 @@ fn decode_body(body: &[u8]) -> Result<Frame, FrameError> {
     serde_json::from_slice(body).map_err(|err| malformed(err.to_string()))
 }
 
-/// The id of a frame whose other parts may be unreadable.
-fn id_of(body: &[u8]) -> Option<u64> {
+/// The call whose output cannot be read as a whole.
+fn call_of(body: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
     struct Head {
+        #[serde(rename = "type")]
+        tag: String,
         id: u64,
     }
-    serde_json::from_slice::<Head>(body)
-        .ok()
-        .map(|head| head.id)
+    let head: Head = serde_json::from_slice(body).ok()?;
+    (head.tag == "output").then_some(head.id)
 }
 
 /// The first integer that the JSON reader would silently turn into a float.

@@ -140,28 +140,29 @@ fn finish(
     end: &RunEnd,
     ended: Timestamp,
 ) -> Result<(), Failure> {
-    // Read before the update: `RETURNING` would make a table for its one row.
-    let tick: Option<(String, Option<i64>)> = connection
-        .prepare_cached("SELECT pipeline, scheduled_at FROM runs WHERE id = ?1")?
-        .query_row([run.0], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((pipeline, scheduled_at)) = tick else {
-        let unknown = format!("run {} was never started", run.0);
-        return Err(Failure::from(Error::bug(unknown)));
-    };
     let mut statement = connection.prepare_cached(
         "UPDATE runs SET ended = ?2, outcome = ?3, records_in = ?4, records_out = ?5, error = ?6
-         WHERE id = ?1",
+         WHERE id = ?1 RETURNING pipeline, scheduled_at",
     )?;
-    statement.execute((
+    let values = (
         run.0,
         to_stored(ended),
         end.outcome.word(),
         of_count(end.records_in),
         of_count(end.records_out),
         end.error.as_deref(),
-    ))?;
-    scheduled_at.map_or(Ok(()), |at| ticks::finish(connection, &pipeline, at))
+    );
+    let tick: Option<(String, Option<i64>)> = statement
+        .query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match tick {
+        Some((pipeline, Some(at))) => ticks::finish(connection, &pipeline, at),
+        Some((_, None)) => Ok(()),
+        None => Err(Failure::from(Error::bug(format!(
+            "run {} was never started",
+            run.0
+        )))),
+    }
 }
 
 pub(super) const COLUMNS: &str = "id, pipeline, scheduled_at, started, ended, outcome, records_in, \

@@ -59,8 +59,7 @@ enum Message {
 
 /// A call on its way: its work, then its answer.
 trait Job: Send {
-    /// Does the work inside the group's transaction and keeps the result; done again, after a
-    /// rollback, it forgets the first one.
+    /// Does the work inside the group's transaction and keeps the result.
     fn work(&mut self, connection: &Connection) -> Result<(), Failure>;
 
     /// Answers the caller, after the group was committed or failed as a whole.
@@ -68,18 +67,21 @@ trait Job: Send {
 }
 
 struct Call<F, T> {
-    work: F,
+    work: Option<F>,
     result: Option<Result<T, Failure>>,
     caller: oneshot::Sender<Result<T, Failure>>,
 }
 
 impl<F, T> Job for Call<F, T>
 where
-    F: Fn(&Connection) -> Result<T, Failure> + Send,
+    F: FnOnce(&Connection) -> Result<T, Failure> + Send,
     T: Send,
 {
     fn work(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let result = (self.work)(connection);
+        let Some(work) = self.work.take() else {
+            return Ok(());
+        };
+        let result = work(connection);
         let told = result.as_ref().map(|_| ()).map_err(Clone::clone);
         self.result = Some(result);
         told
@@ -99,16 +101,15 @@ where
 impl WriterHandle {
     /// Runs `work` in the writer's next transaction and gives its result after the COMMIT.
     ///
-    /// `work` touches nothing but the connection, for it is done again when another call of its group
-    /// fails. Dropping the future before it ends does not tell whether the work is done.
+    /// Dropping the future before it ends does not tell whether the work is done.
     pub(super) async fn call<F, T>(&self, work: F) -> Result<T>
     where
-        F: Fn(&Connection) -> Result<T, Failure> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
         T: Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
         let job = Call {
-            work,
+            work: Some(work),
             result: None,
             caller,
         };
@@ -209,7 +210,7 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let outcome = self.roll_back().and_then(|()| self.transaction(group));
+        let outcome = self.transaction(group);
         self.counts.transactions.fetch_add(1, Ordering::Relaxed);
         self.counts
             .calls
@@ -217,23 +218,20 @@ impl Writer {
         for job in group.drain(..) {
             job.answer(&outcome);
         }
-        // A failed rollback is tried again, and then told, before the next group.
-        drop(self.roll_back());
     }
 
     fn transaction(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
         self.still_there()?;
+        self.roll_back()?;
         self.execute("BEGIN IMMEDIATE")?;
-        if self.work_together(group).is_err() {
-            // Some call failed and may have done half of its work: now each on its own.
+        let outcome = self.work(group).and_then(|()| self.execute("COMMIT"));
+        if outcome.is_err() {
             self.roll_back()?;
-            self.execute("BEGIN IMMEDIATE")?;
-            self.work_apart(group)?;
         }
-        self.execute("COMMIT")
+        outcome
     }
 
-    /// Ends a transaction that a failure has left open.
+    /// Ends a transaction that a failure has left open, the last group's too.
     fn roll_back(&self) -> Result<(), Failure> {
         if self.connection.is_autocommit() {
             return Ok(());
@@ -241,15 +239,8 @@ impl Writer {
         self.execute("ROLLBACK")
     }
 
-    /// Does all the work and stops at the first failure: the usual case, at half the price of the other.
-    fn work_together(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
-        group
-            .iter_mut()
-            .try_for_each(|job| job.work(&self.connection))
-    }
-
     /// Does each job's work; one that fails undoes its own part and not that of the others.
-    fn work_apart(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+    fn work(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
         for job in group {
             self.execute("SAVEPOINT job")?;
             if let Err(failure) = job.work(&self.connection) {

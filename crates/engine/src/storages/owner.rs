@@ -53,6 +53,9 @@ pub struct Writers {
 
 impl Writers {
     /// Starts the threads for storages of this number.
+    ///
+    /// # Errors
+    /// `Remote` when the system gives no thread.
     pub fn start(storages: usize) -> Result<Self> {
         let mut writers = Self {
             threads: Vec::new(),
@@ -88,12 +91,16 @@ impl Writers {
     }
 
     /// Waits until everything queued is done and all storages are closed. All handles must be dropped.
-    pub fn close(self) {
+    pub async fn close(self) {
         drop(self.threads);
-        for join in self.joins {
-            // A panic on the thread has been reported by its callers' replies.
-            drop(join.join());
-        }
+        let joins = self.joins;
+        let join_all = move || {
+            for join in joins {
+                // A panic on the thread has been reported by its callers' replies.
+                drop(join.join());
+            }
+        };
+        drop(tokio::task::spawn_blocking(join_all).await);
     }
 }
 

@@ -1,0 +1,520 @@
+//! The Rust builder: says the same things as the flow file, with the same words.
+//!
+//! ```no_run
+//! use wiredflow_engine::builder::{Flow, Result, Value, json, mqtt};
+//! use wiredflow_engine::functions::Call;
+//!
+//! fn double(call: Call) -> Result<Value> {
+//!     let number = call.data["number"].as_i64().unwrap_or_default();
+//!     Ok(serde_json::json!({"doubled": number * 2}))
+//! }
+//!
+//! let flow = Flow::new("sensors").pipeline("numbers", |pipeline| {
+//!     pipeline
+//!         .every("10s")
+//!         .http("http://localhost:8027")
+//!         .core_logic(double)
+//!         .store(json("data").preprocess("add_datetime"))
+//!         .send(mqtt("localhost:1883", "demo/doubled").field("doubled"))
+//! });
+//! # drop(flow);
+//! ```
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use wiredflow_core::config_reader::read_flow;
+use wiredflow_core::fields::Reading;
+use wiredflow_core::fill::Lookup;
+use wiredflow_core::node::{Node, NodeKind};
+use wiredflow_core::problem::any_error;
+
+pub use wiredflow_core::{Error, Result, Value};
+
+use crate::check::{Checked, check_node};
+use crate::functions::{Call, Function, Functions};
+
+/// A flow in the making, and when it is made: the same tree that a file gives, and the Rust functions
+/// that it calls.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    node: Node,
+    functions: Functions,
+}
+
+impl Flow {
+    /// A flow of this name, without pipelines.
+    pub fn new(name: &str) -> Self {
+        let node = Node::map([("name", Node::text(name))]);
+        Self {
+            node,
+            functions: Functions::default(),
+        }
+    }
+
+    /// Adds a pipeline. Functions given as closures are linked in under the pipeline's name and a number.
+    #[must_use]
+    pub fn pipeline(mut self, name: &str, build: impl FnOnce(Pipeline) -> Pipeline) -> Self {
+        let pipeline = build(Pipeline::new(name));
+        for (name, function) in pipeline.functions {
+            self.functions.register(&name, function);
+        }
+        let mut keys = pipeline.keys;
+        keys.set("stages", Node::new(NodeKind::List(pipeline.stages)));
+        self.put("pipelines", name, keys);
+        self
+    }
+
+    /// Adds a storage that several pipelines share.
+    #[must_use]
+    pub fn storage(mut self, name: &str, storage: impl Into<Component>) -> Self {
+        self.put("storages", name, storage.into().with_options());
+        self
+    }
+
+    /// Links in a Rust function under a name, for `rust:` in a file or [`rust`] here.
+    #[must_use]
+    pub fn function(
+        mut self,
+        name: &str,
+        function: impl Fn(Call) -> Result<Value> + Send + Sync + 'static,
+    ) -> Self {
+        self.functions.register_simple(name, function);
+        self
+    }
+
+    /// Sets any other key of the flow: `state`, `on_failure`.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: impl Into<Node>) -> Self {
+        self.node.set(key, value.into());
+        self
+    }
+
+    /// Looks whether the flow is well formed; all problems are in the error, a line each.
+    ///
+    /// # Errors
+    /// `Config`, with the problems.
+    pub fn build(self) -> Result<Self> {
+        let mut reading = Reading::default();
+        drop(read_flow(&self.node, "flow", &mut reading));
+        let problems = reading.into_problems();
+        if !any_error(&problems) {
+            return Ok(self);
+        }
+        let lines = problems
+            .iter()
+            .map(|problem| format!("{}: {}", problem.path, problem.message));
+        Err(Error::config(lines.collect::<Vec<_>>().join("\n")))
+    }
+
+    /// The flow as the tree that a file would give.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The Rust functions that are linked in.
+    pub fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    /// Checks everything and gives the plan to run, as for a file in `folder`.
+    pub fn check(&self, folder: &Path, lookup: &dyn Lookup) -> Checked {
+        check_node(&self.node, "flow", folder, &self.functions, lookup)
+    }
+
+    fn put(&mut self, map: &str, name: &str, value: Node) {
+        let mut entries = match self.node.entry(map) {
+            Some(entry) => entry.value.clone(),
+            None => Node::empty_map(),
+        };
+        if let NodeKind::Map(entries) = &mut entries.kind {
+            // Not `set`: a name given twice must be reported, as in a file.
+            let span = wiredflow_core::node::Span::default();
+            entries.push(wiredflow_core::node::Entry {
+                key: name.to_owned(),
+                span,
+                value,
+            });
+        }
+        self.node.set(map, entries);
+    }
+}
+
+/// One pipeline in the making.
+pub struct Pipeline {
+    name: String,
+    keys: Node,
+    stages: Vec<Node>,
+    functions: Vec<(String, Function)>,
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pipeline({}, {} stages)", self.name, self.stages.len())
+    }
+}
+
+impl Pipeline {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            keys: Node::empty_map(),
+            stages: Vec::new(),
+            functions: Vec::new(),
+        }
+    }
+
+    /// Trigger: a fixed grid, `"10s"`.
+    #[must_use]
+    pub fn every(self, period: &str) -> Self {
+        self.set("every", period)
+    }
+
+    /// Trigger: cron's 5 fields, or 6 with seconds first.
+    #[must_use]
+    pub fn cron(self, fields: &str) -> Self {
+        self.set("cron", fields)
+    }
+
+    /// Trigger: once, at an RFC 3339 time.
+    #[must_use]
+    pub fn at(self, time: &str) -> Self {
+        self.set("at", time)
+    }
+
+    /// Trigger: once at each start of the flow.
+    #[must_use]
+    pub fn once(self) -> Self {
+        self.set("once", Value::Bool(true))
+    }
+
+    /// Trigger: a stream, such as [`mqtt`].
+    #[must_use]
+    pub fn source(self, source: impl Into<Component>) -> Self {
+        let node = source.into().node();
+        self.set("source", node)
+    }
+
+    /// Sets any other key of the pipeline: `delay`, `overlap`, `on_failure` …
+    #[must_use]
+    pub fn set(mut self, key: &str, value: impl Into<Node>) -> Self {
+        self.keys.set(key, value.into());
+        self
+    }
+
+    /// Reads from an HTTP server: an address, or [`http`] with more.
+    #[must_use]
+    pub fn http(self, request: impl Into<Component>) -> Self {
+        let request = request.into();
+        let request = if request.kind.is_empty() {
+            http(&request.word())
+        } else {
+            request
+        };
+        let (config, options) = (request.config, request.options);
+        self.stage("http", config, options)
+    }
+
+    /// Makes params for the stages after it: a closure, [`python`] or [`rust`].
+    #[must_use]
+    pub fn configuration<M>(self, function: impl IntoLogic<M>) -> Self {
+        self.logic("configuration", function)
+    }
+
+    /// The user's own code: a closure, [`python`] or [`rust`].
+    #[must_use]
+    pub fn core_logic<M>(self, function: impl IntoLogic<M>) -> Self {
+        self.logic("core_logic", function)
+    }
+
+    /// Keeps records: [`json`], [`jsonl`], [`csv`], [`sqlite`], [`python`], or the name of a shared storage.
+    #[must_use]
+    pub fn store(self, storage: impl Into<Component>) -> Self {
+        let storage = storage.into();
+        let options = storage.options.clone();
+        self.stage("store", storage.with_options(), options)
+    }
+
+    /// Reads the records of a storage.
+    #[must_use]
+    pub fn load(self, storage: &str) -> Self {
+        self.stage("load", Node::text(storage), Vec::new())
+    }
+
+    /// Delivers records: [`mqtt`], [`http_post`], [`http_put`], [`python`] or [`rust`].
+    #[must_use]
+    pub fn send(self, receiver: Component) -> Self {
+        let options = receiver.options.clone();
+        self.stage("send", receiver.with_options(), options)
+    }
+
+    fn logic<M>(mut self, kind: &str, function: impl IntoLogic<M>) -> Self {
+        let name = format!("{}_{}", self.name, self.stages.len() + 1);
+        let (component, closure) = function.into_logic(&name);
+        self.functions
+            .extend(closure.map(|closure| (name, closure)));
+        let options = component.options.clone();
+        self.stage(kind, component.with_options(), options)
+    }
+
+    fn stage(mut self, kind: &str, config: Node, options: Vec<(String, Node)>) -> Self {
+        let mut stage = Node::map([(kind, config)]);
+        for (key, value) in options {
+            stage.set(&key, value);
+        }
+        self.stages.push(stage);
+        self
+    }
+}
+
+/// A component with its config, the keys that stand beside it, and the stage's own options.
+#[derive(Clone, Debug)]
+pub struct Component {
+    kind: String,
+    config: Node,
+    beside: Vec<(String, Node)>,
+    options: Vec<(String, Node)>,
+}
+
+impl Component {
+    fn of(kind: &str, config: Node) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            config,
+            beside: Vec::new(),
+            options: Vec::new(),
+        }
+    }
+
+    /// Sets a key of the component itself: `headers`, `qos`, `max_bytes` …
+    #[must_use]
+    pub fn set(mut self, key: &str, value: impl Into<Node>) -> Self {
+        self.config.set(key, value.into());
+        self
+    }
+
+    /// Sets a key that stands beside it: `mapping`, `key`, `params`, `processes` …
+    #[must_use]
+    pub fn beside(mut self, key: &str, value: impl Into<Node>) -> Self {
+        self.beside.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Sets an option of the stage: `name`, `timeout`, `retry`, `on_error`, `parallel` …
+    #[must_use]
+    pub fn option(mut self, key: &str, value: impl Into<Node>) -> Self {
+        self.options.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Adds a header to a request.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let mut headers = self
+            .config
+            .entry("headers")
+            .map_or_else(Node::empty_map, |entry| entry.value.clone());
+        headers.set(name, Node::text(value));
+        self.config.set("headers", headers);
+        self
+    }
+
+    /// What is done to each record before it is saved: `"add_datetime"`.
+    #[must_use]
+    pub fn preprocess(self, step: &str) -> Self {
+        let steps = Node::new(NodeKind::List(vec![Node::text(step)]));
+        self.beside("preprocess", steps)
+    }
+
+    /// How rows join those that are stored: `extend`, `update`, `overwrite`.
+    #[must_use]
+    pub fn mapping(self, mapping: &str) -> Self {
+        self.beside("mapping", mapping)
+    }
+
+    /// Only this field's value is sent.
+    #[must_use]
+    pub fn field(self, field: &str) -> Self {
+        self.beside("field", field)
+    }
+
+    /// Arguments for a function, by name.
+    #[must_use]
+    pub fn params(self, params: Value) -> Self {
+        self.beside("params", params)
+    }
+
+    fn node(&self) -> Node {
+        Node::map([(self.kind.as_str(), self.config.clone())])
+    }
+
+    /// As it stands in a stage: `{kind: config, key: value …}`, or the bare word.
+    fn with_options(self) -> Node {
+        if self.kind.is_empty() {
+            return self.config;
+        }
+        let mut node = self.node();
+        for (key, value) in self.beside {
+            node.set(&key, value);
+        }
+        node
+    }
+
+    fn word(&self) -> String {
+        self.config.as_text().unwrap_or_default().to_owned()
+    }
+}
+
+/// A bare word: an address, or the name of a shared storage.
+impl From<&str> for Component {
+    fn from(word: &str) -> Self {
+        Self::of("", Node::text(word))
+    }
+}
+
+/// A request to an HTTP server.
+pub fn http(url: &str) -> Component {
+    Component::of("http", Node::map([("url", Node::text(url))]))
+}
+
+/// A JSON array in a folder.
+pub fn json(folder: &str) -> Component {
+    Component::of("json", Node::map([("folder", Node::text(folder))]))
+}
+
+/// JSON lines in a folder.
+pub fn jsonl(folder: &str) -> Component {
+    Component::of("jsonl", Node::map([("folder", Node::text(folder))]))
+}
+
+/// A CSV file in a folder.
+pub fn csv(folder: &str) -> Component {
+    Component::of("csv", Node::map([("folder", Node::text(folder))]))
+}
+
+/// A table of an SQLite file: by default the pipeline's, in `data/<flow>.db`.
+pub fn sqlite() -> Component {
+    Component::of("sqlite", Node::empty_map())
+}
+
+/// A topic of an MQTT broker, as source or as receiver.
+pub fn mqtt(broker: &str, topic: &str) -> Component {
+    Component::of(
+        "mqtt",
+        Node::map([("broker", Node::text(broker)), ("topic", Node::text(topic))]),
+    )
+}
+
+/// A server that takes records by POST.
+pub fn http_post(url: &str) -> Component {
+    Component::of("http_post", Node::map([("url", Node::text(url))]))
+}
+
+/// A server that takes records by PUT.
+pub fn http_put(url: &str) -> Component {
+    Component::of("http_put", Node::map([("url", Node::text(url))]))
+}
+
+/// A Python function: `file.py:name`.
+pub fn python(source: &str) -> Component {
+    Component::of("python", Node::text(source))
+}
+
+/// A Rust function that is linked in with [`Flow::function`].
+pub fn rust(name: &str) -> Component {
+    Component::of("rust", Node::text(name))
+}
+
+/// What can stand where the user's code stands. `M` tells closures and components apart for the compiler.
+pub trait IntoLogic<M> {
+    /// The component, and the closure that is to be linked in under `name`.
+    fn into_logic(self, name: &str) -> (Component, Option<Function>);
+}
+
+/// Marks closures.
+#[derive(Debug)]
+pub struct Closure;
+
+impl<F: Fn(Call) -> Result<Value> + Send + Sync + 'static> IntoLogic<Closure> for F {
+    fn into_logic(self, name: &str) -> (Component, Option<Function>) {
+        (
+            rust(name),
+            Some(Arc::new(move |call, give| give(self(call)?))),
+        )
+    }
+}
+
+impl IntoLogic<Component> for Component {
+    fn into_logic(self, _: &str) -> (Component, Option<Function>) {
+        (self, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json as value;
+
+    use super::*;
+
+    #[test]
+    fn the_builder_says_what_the_file_says() {
+        let built = Flow::new("sensors")
+            .storage("all", sqlite().beside("key", "id"))
+            .pipeline("numbers", |pipeline| {
+                pipeline
+                    .every("10s")
+                    .http(
+                        http("http://localhost:8027")
+                            .header("apikey", "k")
+                            .option("timeout", "5s"),
+                    )
+                    .store(json("data").preprocess("add_datetime"))
+                    .store("all")
+            })
+            .pipeline("stream", |pipeline| {
+                pipeline
+                    .source(mqtt("localhost:1883", "/demo/integers").set("qos", value!(0)))
+                    .core_logic(python("logic.py:work").params(value!({"limit": 5})))
+                    .send(http_post("http://localhost:8027").field("calculated value"))
+            });
+        let file = "
+name: sensors
+storages:
+  all: {sqlite: {}, key: id}
+pipelines:
+  numbers:
+    every: 10s
+    stages:
+      - http: {url: \"http://localhost:8027\", headers: {apikey: k}}
+        timeout: 5s
+      - store: {json: {folder: data}, preprocess: [add_datetime]}
+      - store: all
+  stream:
+    source: {mqtt: {broker: \"localhost:1883\", topic: /demo/integers, qos: 0}}
+    stages:
+      - core_logic: {python: \"logic.py:work\", params: {limit: 5}}
+      - send: {http_post: {url: \"http://localhost:8027\"}, field: calculated value}
+";
+        assert_eq!(
+            built.node().to_value(),
+            wiredflow_core::yaml::parse(file).unwrap().to_value()
+        );
+        assert!(built.build().is_ok());
+    }
+
+    #[test]
+    fn a_closure_is_linked_in_under_the_pipelines_name() {
+        let flow = Flow::new("x").pipeline("p", |p| p.once().core_logic(|_: Call| Ok(value!(1))));
+        assert!(flow.functions().find("p_1").is_some());
+    }
+
+    #[test]
+    fn build_tells_all_problems() {
+        let flow = Flow::new("bad name").pipeline("p", |p| p.set("evry", "10s"));
+        let message = flow.build().unwrap_err().to_string();
+        for part in ["bad name", "evry", "trigger"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

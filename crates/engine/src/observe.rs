@@ -1,0 +1,349 @@
+//! Counters and clocks of a running flow: the only place that counts.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::time::Instant;
+use wiredflow_core::charge::{Activity, Charge};
+use wiredflow_core::delivery::Outcome;
+use wiredflow_scale::profile::{Clocks, Seconds, ServiceTime, StageProfile};
+
+use crate::clock::Clock;
+
+/// The six clocks of one replica of a stage.
+#[derive(Debug)]
+pub struct ReplicaClock {
+    clock: Clock,
+    state: Mutex<ClockState>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ClockState {
+    now: Activity,
+    since: Instant,
+    totals: Clocks,
+}
+
+impl ReplicaClock {
+    fn start(clock: &Clock) -> Self {
+        let since = clock.monotonic();
+        let state = ClockState {
+            now: Activity::Starved,
+            since,
+            totals: Clocks::default(),
+        };
+        Self {
+            clock: clock.clone(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The times until now, the running one included.
+    pub fn read(&self) -> Clocks {
+        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clocks = state.totals;
+        clocks.add(state.now, self.clock.monotonic() - state.since);
+        clocks
+    }
+}
+
+impl Charge for ReplicaClock {
+    fn enter(&self, activity: Activity) -> Activity {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.monotonic();
+        let (before, since) = (state.now, state.since);
+        state.totals.add(before, now - since);
+        (state.now, state.since) = (activity, now);
+        before
+    }
+}
+
+/// The figures of one stage.
+#[derive(Debug)]
+pub struct StageMeter {
+    pipeline: Arc<str>,
+    stage: Arc<str>,
+    kind: String,
+    started: Instant,
+    clock: Clock,
+    /// One for each call that can run at once.
+    pub replicas: Vec<Arc<ReplicaClock>>,
+    /// Attempts.
+    pub calls: AtomicU64,
+    /// Records that came in.
+    pub records_in: AtomicU64,
+    /// Records that were handed on.
+    pub records_out: AtomicU64,
+    /// Attempts that failed.
+    pub errors: AtomicU64,
+    /// Attempts after the first.
+    pub retries: AtomicU64,
+    /// Batches that wait before the stage.
+    pub queued: AtomicUsize,
+    service: Mutex<Option<Box<Histogram<u64>>>>,
+}
+
+impl StageMeter {
+    fn new(
+        pipeline: &Arc<str>,
+        stage: &Arc<str>,
+        kind: &str,
+        replicas: usize,
+        clock: &Clock,
+    ) -> Self {
+        Self {
+            pipeline: Arc::clone(pipeline),
+            stage: Arc::clone(stage),
+            kind: kind.to_owned(),
+            started: clock.monotonic(),
+            clock: clock.clone(),
+            replicas: (0..replicas)
+                .map(|_| Arc::new(ReplicaClock::start(clock)))
+                .collect(),
+            calls: AtomicU64::new(0),
+            records_in: AtomicU64::new(0),
+            records_out: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            queued: AtomicUsize::new(0),
+            service: Mutex::new(None),
+        }
+    }
+
+    /// Notes the time of one attempt.
+    pub fn served(&self, time: Duration) {
+        let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        // Made at the first call: an idle stage costs no histogram.
+        let histogram = service.get_or_insert_with(|| Box::new(new_histogram()));
+        histogram.saturating_record(micros);
+    }
+
+    fn profile(&self) -> StageProfile {
+        let mut clocks = Clocks::default();
+        for replica in &self.replicas {
+            clocks.merge(&replica.read());
+        }
+        let replicas = u32::try_from(self.replicas.len()).unwrap_or(u32::MAX);
+        let wall = (self.clock.monotonic() - self.started) * replicas;
+        let seconds = Seconds::new(wall, &clocks);
+        let service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StageProfile {
+            pipeline: self.pipeline.to_string(),
+            stage: self.stage.to_string(),
+            kind: self.kind.clone(),
+            replicas: self.replicas.len(),
+            place: "local".to_owned(),
+            calls: count(&self.calls),
+            records_in: count(&self.records_in),
+            records_out: count(&self.records_out),
+            bytes_in: None,
+            bytes_out: None,
+            errors: count(&self.errors),
+            retries: count(&self.retries),
+            seconds,
+            service_ms: service
+                .as_deref()
+                .map(ServiceTime::from_micros)
+                .unwrap_or_default(),
+            queue_before: self.queued.load(Ordering::Relaxed) as f64,
+            utilisation: seconds.utilisation(),
+        }
+    }
+}
+
+/// From a microsecond to an hour with two figures.
+fn new_histogram() -> Histogram<u64> {
+    let bounded = Histogram::new_with_bounds(1, 3_600_000_000, 2);
+    bounded.unwrap_or_else(|_| unbounded_histogram())
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "two significant figures are within the crate's 0 to 5"
+)]
+fn unbounded_histogram() -> Histogram<u64> {
+    Histogram::new(2).expect("two significant figures are possible")
+}
+
+/// The figures of one pipeline.
+#[derive(Debug, Default)]
+pub struct PipelineMeter {
+    committed: AtomicU64,
+    failed: AtomicU64,
+    dead_lettered: AtomicU64,
+    skipped: AtomicU64,
+    lost: AtomicU64,
+    /// Records that a trigger brought in, or that the first stage made for a tick.
+    pub records_in: AtomicU64,
+    /// Records that left the last stage.
+    pub records_out: AtomicU64,
+    /// How often the pipeline was opened again.
+    pub restarts: AtomicU64,
+    /// Ticks that came while the last delivery still ran.
+    pub ticks_skipped: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl PipelineMeter {
+    /// Counts the end of a delivery.
+    pub fn settled(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Committed => &self.committed,
+            Outcome::Skipped => &self.skipped,
+            Outcome::DeadLettered => &self.dead_lettered,
+            Outcome::Failed => &self.failed,
+            Outcome::Lost => &self.lost,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps the newest error's words.
+    pub fn error(&self, message: &str) {
+        *self
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(message.to_owned());
+    }
+
+    fn report(&self) -> PipelineReport {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PipelineReport {
+            deliveries: Deliveries {
+                committed: count(&self.committed),
+                failed: count(&self.failed),
+                dead_lettered: count(&self.dead_lettered),
+                skipped: count(&self.skipped),
+                unfinished: count(&self.lost),
+            },
+            records_in: count(&self.records_in),
+            records_out: count(&self.records_out),
+            restarts: count(&self.restarts),
+            ticks_skipped: count(&self.ticks_skipped),
+            last_error: self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        }
+    }
+}
+
+/// How a flow did, or does: the document of `run --json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunReport {
+    /// The flow.
+    pub flow: String,
+    /// Whether nothing failed.
+    pub ok: bool,
+    /// How long it has run.
+    pub seconds: f64,
+    /// Why it stopped by itself, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Each pipeline.
+    pub pipelines: BTreeMap<String, PipelineReport>,
+    /// Each stage.
+    pub stages: Vec<StageProfile>,
+}
+
+/// How a pipeline did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PipelineReport {
+    /// Its deliveries by their end.
+    pub deliveries: Deliveries,
+    /// Records that came in.
+    pub records_in: u64,
+    /// Records that went out.
+    pub records_out: u64,
+    /// How often it was opened again.
+    pub restarts: u64,
+    /// Ticks that came while the last delivery still ran.
+    pub ticks_skipped: u64,
+    /// The newest error's words.
+    pub last_error: Option<String>,
+}
+
+/// Deliveries by their end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Deliveries {
+    /// Every required sink has committed.
+    pub committed: u64,
+    /// A stage failed after its last attempt.
+    pub failed: u64,
+    /// A part is in the dead letters.
+    pub dead_lettered: u64,
+    /// A policy or the end of the run passed over a part.
+    pub skipped: u64,
+    /// Dropped by a stop before their end; their source has them still.
+    pub unfinished: u64,
+}
+
+/// What is to be measured of a stage: its name, its kind and how many calls can run at once.
+pub type StageSign = (Arc<str>, String, usize);
+
+/// The meters of one pipeline and its stages.
+#[derive(Debug)]
+struct Meters {
+    name: Arc<str>,
+    pipeline: Arc<PipelineMeter>,
+    stages: Vec<Arc<StageMeter>>,
+}
+
+/// All meters of a flow.
+#[derive(Debug)]
+pub struct FlowMeter {
+    flow: String,
+    clock: Clock,
+    started: Instant,
+    pipelines: Vec<Meters>,
+}
+
+impl FlowMeter {
+    /// Starts the clocks of these pipelines and their stages.
+    pub fn start(flow: &str, pipelines: &[(Arc<str>, Vec<StageSign>)], clock: &Clock) -> Self {
+        let meters = |(name, stages): &(Arc<str>, Vec<StageSign>)| {
+            let stage = |(stage, kind, replicas): &StageSign| {
+                Arc::new(StageMeter::new(name, stage, kind, *replicas, clock))
+            };
+            Meters {
+                name: Arc::clone(name),
+                pipeline: Arc::default(),
+                stages: stages.iter().map(stage).collect(),
+            }
+        };
+        Self {
+            flow: flow.to_owned(),
+            clock: clock.clone(),
+            started: clock.monotonic(),
+            pipelines: pipelines.iter().map(meters).collect(),
+        }
+    }
+
+    /// The meters of pipeline number `index`.
+    pub fn pipeline(&self, index: usize) -> (Arc<PipelineMeter>, Vec<Arc<StageMeter>>) {
+        let meters = &self.pipelines[index];
+        (Arc::clone(&meters.pipeline), meters.stages.clone())
+    }
+
+    /// The figures now.
+    pub fn report(&self, error: Option<String>) -> RunReport {
+        let pipelines = self.pipelines.iter();
+        let stages = self.pipelines.iter().flat_map(|meters| &meters.stages);
+        RunReport {
+            flow: self.flow.clone(),
+            ok: error.is_none(),
+            seconds: (self.clock.monotonic() - self.started).as_secs_f64(),
+            error,
+            pipelines: pipelines
+                .map(|meters| (meters.name.to_string(), meters.pipeline.report()))
+                .collect(),
+            stages: stages.map(|stage| stage.profile()).collect(),
+        }
+    }
+}

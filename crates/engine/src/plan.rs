@@ -1,0 +1,106 @@
+//! A checked flow: everything that running needs, nothing opened yet.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wiredflow_core::config::{OnFailure, StagePolicy};
+use wiredflow_core::schedule::{CatchUp, Overlap, Schedule};
+use wiredflow_core::secret::Scrubber;
+
+use crate::catalogue::{OpenSource, OpenStage, OpenStorage, Work};
+use crate::functions::Functions;
+
+/// A flow that can run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The folder of its file: relative paths start here.
+    pub folder: PathBuf,
+    /// The folder of its state.
+    pub state: PathBuf,
+    /// Its storages, inline ones included.
+    pub storages: Vec<StoragePlan>,
+    /// Its pipelines, in the order of the file.
+    pub pipelines: Vec<PipelinePlan>,
+    /// The Rust functions that are linked in.
+    pub functions: Functions,
+    /// Takes the secrets of the file out of texts.
+    pub scrubber: Scrubber,
+}
+
+/// A storage that can be opened.
+#[derive(Clone, Debug)]
+pub struct StoragePlan {
+    /// Its name.
+    pub name: String,
+    /// Opens it, on its writer thread.
+    pub open: OpenStorage,
+}
+
+/// A pipeline that can be opened.
+#[derive(Clone, Debug)]
+pub struct PipelinePlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What starts a delivery.
+    pub trigger: TriggerPlan,
+    /// The wait before the first delivery; `None` where the user said nothing.
+    pub delay: Option<Duration>,
+    /// The longest random wait before each delivery.
+    pub jitter: Duration,
+    /// What happens to a tick that comes while the last delivery still runs.
+    pub overlap: Overlap,
+    /// What happens to missed ticks.
+    pub catch_up: CatchUp,
+    /// The longest time of one delivery.
+    pub timeout: Option<Duration>,
+    /// What a failed delivery does.
+    pub on_failure: OnFailure,
+    /// The stages, in order.
+    pub stages: Vec<StagePlan>,
+    /// Whether it reads what other pipelines store first, so that they go ahead at the start.
+    pub waits_for_others: bool,
+}
+
+/// What starts a delivery.
+#[derive(Clone, Debug)]
+pub enum TriggerPlan {
+    /// A schedule.
+    Schedule(Schedule, Steady),
+    /// Once at each start.
+    Once,
+    /// A stream.
+    Source {
+        /// The component.
+        kind: String,
+        /// Opens it.
+        open: OpenSource,
+    },
+}
+
+/// Whether a schedule is a fixed grid, which follows the monotonic clock between its ticks; all others
+/// follow the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steady {
+    /// A fixed grid.
+    Yes,
+    /// Times of day.
+    No,
+}
+
+/// A stage that can be opened.
+#[derive(Clone, Debug)]
+pub struct StagePlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The component.
+    pub kind: String,
+    /// What it does with its time.
+    pub work: Work,
+    /// Opens it.
+    pub open: OpenStage,
+    /// What the engine does around its calls.
+    pub policy: StagePolicy,
+}

@@ -1,0 +1,350 @@
+//! One pipeline's life: open, run, and what its failure leads to.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use wiredflow_core::config::OnFailure;
+use wiredflow_core::delivery::Parcel;
+use wiredflow_core::stage::{AnySource, AnyStage};
+use wiredflow_core::{Error, ErrorKind, Result};
+
+use crate::observe::StageMeter;
+use crate::plan::{PipelinePlan, TriggerPlan};
+use crate::resources::Resources;
+use crate::tasks::Tasks;
+
+use super::book::Book;
+use super::policy::{BACKOFF, backoff};
+use super::port::{Exit, QUEUE};
+use super::queue::{Intake, announcements, forward};
+use super::stage::StageRun;
+use super::trigger::Trigger;
+use super::{PipelineShared, Shared, source};
+
+/// A session that lasted this long makes the next failure count as the first.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// How long a component's own tasks may take to end.
+const COMPONENT_GRACE: Duration = Duration::from_secs(5);
+
+/// How one session of a pipeline ended.
+enum End {
+    /// Its trigger has nothing more, or intake is over; all that was in flight is settled.
+    Finished,
+    /// Its source is away: it is opened again, which is no failure.
+    Away(Error),
+    /// A delivery failed.
+    Failed(Error),
+}
+
+/// Runs one pipeline until it ends for good. `stages` are the meters, in order.
+pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shared>, once: bool) {
+    let mut failures: u32 = 0;
+    let mut first_session = true;
+    loop {
+        let started = shared.clock.monotonic();
+        let (meter, stages) = shared.meters.pipeline(index);
+        let pipeline = Arc::new(PipelineShared {
+            name: Arc::clone(&plan.name),
+            shared: Arc::clone(&shared),
+            stopping: shared.stopping.child(),
+            meter: Arc::clone(&meter),
+            first_stage: Arc::clone(&stages[0]),
+            tasks: Tasks::default(),
+        });
+        let end = session(&plan, &pipeline, &stages, once, first_session).await;
+        first_session = false;
+        if shared.clock.monotonic() - started > STEADY {
+            failures = 0;
+        }
+        failures += 1;
+        let wait = backoff(failures, BACKOFF.0, BACKOFF.1, &shared.dice);
+        match end {
+            End::Finished => break,
+            End::Away(error) => {
+                meter.error(error.message());
+                tracing::warn!(
+                    pipeline = %plan.name,
+                    wait = %wiredflow_core::units::format_duration(wait),
+                    "{}; opening it again", error.message(),
+                );
+            }
+            End::Failed(error) => {
+                meter.error(error.message());
+                let stops = error.kind() == ErrorKind::Config || plan.on_failure == OnFailure::Stop;
+                let error = error.context(format!("pipeline `{}`", plan.name));
+                if stops || plan.on_failure == OnFailure::Isolate {
+                    shared.tell_failure(&error);
+                    shared.note_failure(error.clone());
+                    if stops {
+                        shared.stopping.fail(error);
+                    }
+                    break;
+                }
+                shared.tell_failure(&error);
+                meter.restarts.fetch_add(1, Ordering::Relaxed);
+                if shared.stopping.is_intake_over() {
+                    shared.note_failure(error);
+                    break;
+                }
+            }
+        }
+        tokio::select! {
+            () = shared.stopping.intake_over() => break,
+            () = shared.clock.sleep(wait) => {}
+        }
+    }
+    shared.first_round.one_is_through(&plan.name);
+}
+
+async fn session(
+    plan: &PipelinePlan,
+    pipeline: &Arc<PipelineShared>,
+    meters: &[Arc<StageMeter>],
+    once: bool,
+    first_session: bool,
+) -> End {
+    let stop = CancellationToken::new();
+    let resources = pipeline.shared.resources(pipeline, &stop);
+    let end = match open(plan, pipeline, &resources).await {
+        Ok(Some((stages, source))) => {
+            run(plan, pipeline, meters, stages, source, once, first_session).await
+        }
+        Ok(None) => End::Finished,
+        Err(error) => End::Failed(error),
+    };
+    stop.cancel();
+    let finished = resources.tasks.finished();
+    tokio::select! {
+        () = finished => {}
+        () = pipeline.shared.clock.sleep(COMPONENT_GRACE) => resources.tasks.abort(),
+    }
+    end
+}
+
+type Opened = (Vec<Box<dyn AnyStage>>, Option<Arc<dyn AnySource>>);
+
+/// Opens all stages, then the source. `None`: the flow ended meanwhile.
+async fn open(
+    plan: &PipelinePlan,
+    pipeline: &PipelineShared,
+    resources: &Resources,
+) -> Result<Option<Opened>> {
+    let mut stages = Vec::with_capacity(plan.stages.len());
+    for stage in &plan.stages {
+        let resources = Resources {
+            stage: Arc::clone(&stage.name),
+            ..resources.clone()
+        };
+        let open = || (stage.open.0)(resources.clone());
+        match patiently(pipeline, &stage.name, open).await? {
+            Some(stage) => stages.push(stage),
+            None => return Ok(None),
+        }
+    }
+    let TriggerPlan::Source { kind, open } = &plan.trigger else {
+        return Ok(Some((stages, None)));
+    };
+    let resources = Resources {
+        stage: kind.as_str().into(),
+        ..resources.clone()
+    };
+    let source = patiently(pipeline, kind, || (open.0)(resources.clone())).await?;
+    Ok(source.map(|source| (stages, Some(Arc::from(source)))))
+}
+
+/// Opens a component, again and again while its peer is away. `None`: the flow ended meanwhile.
+async fn patiently<T>(
+    pipeline: &PipelineShared,
+    name: &str,
+    open: impl Fn() -> wiredflow_core::stage::BoxFuture<'static, Result<T>>,
+) -> Result<Option<T>> {
+    let shared = &pipeline.shared;
+    for failure in 1_u32.. {
+        let opened = tokio::select! {
+            () = pipeline.stopping.intake_over() => return Ok(None),
+            opened = open() => opened,
+        };
+        let error = match opened {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) => error.map_text(|text| shared.scrubber.scrub(text)),
+        };
+        if error.kind() != ErrorKind::Remote {
+            return Err(error.context(format!("`{name}`")));
+        }
+        pipeline.meter.error(error.message());
+        let wait = backoff(failure, BACKOFF.0, BACKOFF.1, &shared.dice);
+        if failure.is_power_of_two() {
+            tracing::warn!(
+                pipeline = %pipeline.name,
+                stage = name,
+                wait = %wiredflow_core::units::format_duration(wait),
+                "cannot open: {}; trying again", error.message(),
+            );
+        }
+        tokio::select! {
+            () = pipeline.stopping.intake_over() => return Ok(None),
+            () = shared.clock.sleep(wait) => {}
+        }
+    }
+    Ok(None)
+}
+
+async fn run(
+    plan: &PipelinePlan,
+    pipeline: &Arc<PipelineShared>,
+    meters: &[Arc<StageMeter>],
+    stages: Vec<Box<dyn AnyStage>>,
+    source: Option<Arc<dyn AnySource>>,
+    once: bool,
+    first_session: bool,
+) -> End {
+    let book = Book::new(
+        Arc::clone(&pipeline.shared),
+        Arc::clone(&plan.name),
+        Arc::clone(&pipeline.meter),
+        source.is_some(),
+    );
+    let (queue, first) = mpsc::channel(QUEUE);
+    let work = join_stages(plan, pipeline, meters, stages, first);
+    tracing::debug!(pipeline = %plan.name, "open");
+    let intake = match &source {
+        None => {
+            let clock = &pipeline.shared.clock;
+            let trigger = Trigger {
+                plan: plan.clone(),
+                pipeline: Arc::clone(pipeline),
+                book: Arc::clone(&book),
+                queue,
+                once,
+                first_session,
+                started: (clock.now(), clock.monotonic()),
+            };
+            let schedule = match &plan.trigger {
+                TriggerPlan::Schedule(schedule, steady) => Some((schedule.clone(), *steady)),
+                TriggerPlan::Once | TriggerPlan::Source { .. } => None,
+            };
+            trigger.run(schedule).await;
+            Ok(())
+        }
+        Some(source) => {
+            let (settling, all_settled) = (Tasks::default(), CancellationToken::new());
+            let (to, by, of) = (Arc::clone(source), Arc::clone(&book), Arc::clone(pipeline));
+            let until = all_settled.clone();
+            settling.spawn("settle", async move {
+                source::settle(to.as_ref(), &by, &of, &until).await
+            });
+            let kind = match &plan.trigger {
+                TriggerPlan::Source { kind, .. } => kind.as_str(),
+                TriggerPlan::Schedule(..) | TriggerPlan::Once => "source",
+            };
+            let taken = source::take_in(source.as_ref(), kind, &book, pipeline, queue).await;
+            source.close_boxed().await;
+            work.finished().await;
+            book.all_settled().await;
+            all_settled.cancel();
+            settling.finished().await;
+            taken
+        }
+    };
+    work.finished().await;
+    pipeline.tasks.abort();
+    if let Some(source) = source {
+        let left = book.take_ended();
+        if !left.is_empty()
+            && let Err(error) = source.settle_boxed(left).await
+        {
+            tracing::warn!(pipeline = %plan.name, "not acknowledged: {error}");
+        }
+    }
+    let intake =
+        intake.map_err(|error| error.map_text(|text| pipeline.shared.scrubber.scrub(text)));
+    match (pipeline.stopping.failure(), intake) {
+        (Some(error), _) => End::Failed(error),
+        (None, Err(error)) if source::is_away(&error) => End::Away(error),
+        (None, Err(error)) => End::Failed(error),
+        (None, Ok(())) => End::Finished,
+    }
+}
+
+/// Starts the loops of all stages, each joined to the next by a bounded queue.
+fn join_stages(
+    plan: &PipelinePlan,
+    pipeline: &Arc<PipelineShared>,
+    meters: &[Arc<StageMeter>],
+    stages: Vec<Box<dyn AnyStage>>,
+    first: mpsc::Receiver<Parcel>,
+) -> Tasks {
+    let work = Tasks::default();
+    let mut input = first;
+    for (index, (stage, plan)) in stages.into_iter().zip(&plan.stages).enumerate() {
+        let meter = Arc::clone(&meters[index]);
+        let next = meters.get(index + 1).map(Arc::clone);
+        let (next, following) = match next {
+            Some(next) => {
+                let (sender, receiver) = mpsc::channel(QUEUE);
+                (Some((sender, next)), Some(receiver))
+            }
+            None => (None, None),
+        };
+        let exit = Exit::new(next, Arc::clone(&meter), Arc::clone(&pipeline.meter));
+        let mut ordered = None;
+        if plan.policy.parallel > 1 && plan.policy.ordered {
+            let (announce, calls) = announcements(plan.policy.parallel);
+            ordered = Some(announce);
+            work.spawn("forward", forward(calls, exit.clone()));
+        }
+        let groups = (plan.policy.batch.clone(), plan.work.takes_many_deliveries());
+        let clock = pipeline.shared.clock.clone();
+        let intake = Intake::new(input, ordered, groups, exit, (clock, Arc::clone(&meter)));
+        let run = StageRun::new(
+            plan.clone(),
+            stage,
+            intake,
+            Arc::clone(&meter),
+            Arc::clone(pipeline),
+        );
+        for replica in &meter.replicas {
+            work.spawn("stage", Arc::clone(&run).replica(Arc::clone(replica)));
+        }
+        let Some(following) = following else { break };
+        input = following;
+    }
+    work
+}
+
+impl PipelineShared {
+    /// Notes that a delivery failed: the pipeline's intake ends, what is queued is dropped.
+    pub(crate) fn fail(&self, error: Error) {
+        self.stopping.fail(error);
+    }
+}
+
+impl Shared {
+    fn resources(&self, pipeline: &PipelineShared, stop: &CancellationToken) -> Resources {
+        Resources {
+            flow: Arc::clone(&self.flow),
+            pipeline: Arc::clone(&pipeline.name),
+            stage: Arc::clone(&pipeline.name),
+            folder: Arc::clone(&self.folder),
+            state_folder: Arc::clone(&self.state_folder),
+            clock: self.clock.clone(),
+            dice: self.dice.clone(),
+            storages: self.storages.clone(),
+            functions: self.functions.clone(),
+            tasks: Tasks::default(),
+            stop: stop.clone(),
+        }
+    }
+
+    fn tell_failure(&self, error: &Error) {
+        let trace = error
+            .trace()
+            .map(|trace| format!("\n{trace}"))
+            .unwrap_or_default();
+        tracing::error!("{}{trace}", error.message());
+    }
+}

@@ -1,0 +1,161 @@
+//! What waits before a stage: a bounded queue that all replicas take from, regrouped where asked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{Mutex, mpsc};
+use wiredflow_core::Batch;
+use wiredflow_core::charge::{Activity, Charge};
+use wiredflow_core::config::Grouping;
+use wiredflow_core::delivery::{Outcome, Parcel};
+
+use crate::clock::Clock;
+use crate::observe::StageMeter;
+
+use super::port::Exit;
+
+/// How deep the queue of a stage's ordered calls is, beyond the calls that run.
+const ORDERED_AHEAD: usize = 1;
+
+/// The input side of one stage.
+pub(crate) struct Intake {
+    state: Mutex<State>,
+    grouping: Option<Grouping>,
+    /// Whether one call may take a batch of several deliveries.
+    many_deliveries: bool,
+    exit: Exit,
+    clock: Clock,
+    meter: Arc<StageMeter>,
+}
+
+struct State {
+    queue: mpsc::Receiver<Parcel>,
+    /// Taken from the queue and cut to size, not yet given to a call.
+    ready: VecDeque<Parcel>,
+    /// Where each ordered call announces its queue; none where order is not asked for.
+    ordered: Option<mpsc::Sender<mpsc::Receiver<Parcel>>>,
+}
+
+impl Intake {
+    /// The input side over a queue. With `ordered`, calls announce their output there in order.
+    pub(crate) fn new(
+        queue: mpsc::Receiver<Parcel>,
+        ordered: Option<mpsc::Sender<mpsc::Receiver<Parcel>>>,
+        (grouping, many_deliveries): (Option<Grouping>, bool),
+        exit: Exit,
+        (clock, meter): (Clock, Arc<StageMeter>),
+    ) -> Self {
+        let state = Mutex::new(State {
+            queue,
+            ready: VecDeque::new(),
+            ordered,
+        });
+        Self {
+            state,
+            grouping,
+            many_deliveries,
+            exit,
+            clock,
+            meter,
+        }
+    }
+
+    /// The next batch to work on and where its output goes; `None` when there will be no more.
+    pub(crate) async fn take(&self) -> Option<(Parcel, Exit)> {
+        let mut state = self.state.lock().await;
+        let parcel = match state.ready.pop_front() {
+            Some(parcel) => parcel,
+            None => self.refill(&mut state).await?,
+        };
+        let Some(ordered) = &state.ordered else {
+            return Some((parcel, self.exit.clone()));
+        };
+        let (exit, output) = self.exit.of_call();
+        // Held under the lock: announcements are in the order of the calls.
+        ordered.send(output).await.ok()?;
+        Some((parcel, exit))
+    }
+
+    async fn refill(&self, state: &mut State) -> Option<Parcel> {
+        let first = self.receive(&mut state.queue).await?;
+        let Some(grouping) = &self.grouping else {
+            if self.many_deliveries || first.lineage.deliveries() <= 1 {
+                return Some(first);
+            }
+            state.ready.extend(first.split_by_delivery());
+            return state.ready.pop_front();
+        };
+        let until = self.clock.monotonic() + grouping.within;
+        let mut group = first;
+        while group.batch.len() < grouping.max {
+            tokio::select! {
+                next = self.receive(&mut state.queue) => match next {
+                    Some(next) => group.join(next),
+                    None => break,
+                },
+                () = self.clock.sleep_until(until) => break,
+            }
+        }
+        state.ready.extend(chunks(group, grouping.max));
+        state.ready.pop_front()
+    }
+
+    async fn receive(&self, queue: &mut mpsc::Receiver<Parcel>) -> Option<Parcel> {
+        let parcel = queue.recv().await?;
+        self.meter.queued.fetch_sub(1, Ordering::Relaxed);
+        Some(parcel)
+    }
+}
+
+/// Cuts a group into batches of at most `max` records; each is a list, whatever its length.
+fn chunks(mut group: Parcel, max: usize) -> Vec<Parcel> {
+    if group.batch.len() <= max {
+        group.batch = group.batch.as_list(true);
+        return vec![group];
+    }
+    let mut rest = std::mem::take(&mut group.batch)
+        .into_records()
+        .into_iter()
+        .peekable();
+    let mut parcels = Vec::new();
+    while rest.peek().is_some() {
+        let mut batch = Batch::new(rest.by_ref().take(max).collect()).as_list(true);
+        let lineage = group.lineage.child(&mut batch);
+        parcels.push(Parcel {
+            batch,
+            lineage,
+            params: group.params.clone(),
+        });
+    }
+    group.lineage.close(Outcome::Committed);
+    parcels
+}
+
+/// The forwarder's own waiting belongs to no replica: a call that it holds up is blocked at its queue.
+struct Unmetered;
+
+impl Charge for Unmetered {
+    fn enter(&self, _: Activity) -> Activity {
+        Activity::Overhead
+    }
+}
+
+/// Takes the outputs of ordered calls one call after the other.
+pub(crate) async fn forward(mut calls: mpsc::Receiver<mpsc::Receiver<Parcel>>, exit: Exit) {
+    while let Some(mut output) = calls.recv().await {
+        while let Some(parcel) = output.recv().await {
+            exit.hand_on(parcel, &Unmetered).await;
+        }
+    }
+}
+
+/// The queue in which ordered calls announce themselves.
+pub(crate) fn announcements(
+    parallel: usize,
+) -> (
+    mpsc::Sender<mpsc::Receiver<Parcel>>,
+    mpsc::Receiver<mpsc::Receiver<Parcel>>,
+) {
+    mpsc::channel(parallel + ORDERED_AHEAD)
+}

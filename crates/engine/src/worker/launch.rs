@@ -1,0 +1,107 @@
+//! What to start: a Python with the embedded worker, or any program that speaks the protocol.
+
+use std::ffi::OsString;
+use std::process::Stdio;
+
+use tokio::process::Command;
+use wiredflow_core::{Error, Result};
+
+/// The Python worker.
+const PYTHON_WORKER: &str = include_str!("../../../../python/wiredflow_worker.py");
+
+/// Reads the worker's source from the first bytes of its input and runs it: so nothing needs to be installed or
+/// written to a file, and the process list stays readable. The flow's folder is not searched for Python's own modules.
+const PYTHON_LOADER: &str = r"
+import os, sys
+if sys.version_info < (3, 8):
+    sys.exit('python 3.8 or newer is needed, this is ' + sys.version.split()[0])
+del sys.path[0]
+def read(count):
+    data = b''
+    while len(data) < count:
+        part = os.read(0, count - len(data))
+        if not part:
+            os._exit(0)
+        data += part
+    return data
+exec(compile(read(int.from_bytes(read(4), 'big')), '<wiredflow worker>', 'exec'))
+";
+
+/// A command that starts a worker.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    program: OsString,
+    arguments: Vec<OsString>,
+    preamble: Vec<u8>,
+    noun: String,
+    advice: &'static str,
+}
+
+impl Launch {
+    /// A Python worker. `interpreter` is a command or a path, `label` what the process list shows.
+    pub fn python(interpreter: &str, label: &str) -> Self {
+        let length = u32::try_from(PYTHON_WORKER.len()).unwrap_or(u32::MAX);
+        let mut preamble = length.to_be_bytes().to_vec();
+        preamble.extend_from_slice(PYTHON_WORKER.as_bytes());
+        Self {
+            program: interpreter.into(),
+            arguments: ["-u", "-c", PYTHON_LOADER, label]
+                .map(OsString::from)
+                .into(),
+            preamble,
+            noun: "the Python process".to_owned(),
+            advice: "install Python 3.8 or newer, or name another interpreter",
+        }
+    }
+
+    /// A program that speaks the worker protocol on its standard input and output.
+    pub fn program(command: &[String]) -> Result<Self> {
+        let [program, arguments @ ..] = command else {
+            return Err(Error::config("`program` needs a command"));
+        };
+        Ok(Self {
+            program: program.into(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            preamble: Vec::new(),
+            noun: format!("`{program}`"),
+            advice: "install it, or write its full path",
+        })
+    }
+
+    /// How messages name the process.
+    pub(super) fn noun(&self) -> &str {
+        &self.noun
+    }
+
+    /// What is written before the first frame.
+    pub(super) fn preamble(&self) -> Vec<u8> {
+        self.preamble.clone()
+    }
+
+    /// The command: its own process group, the three streams to us, the environment inherited.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// The command could not be started at all.
+    pub(super) fn failed(&self, error: &std::io::Error) -> Error {
+        let program = self.program.to_string_lossy();
+        match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::config(format!("`{program}` was not found: {}", self.advice))
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                Error::config(format!("`{program}` may not be run: {error}"))
+            }
+            _ => Error::remote(format!("`{program}` cannot be started: {error}")),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A worker that is a child process: started, watched, and ended with all that it has started.
+
+use std::fmt;
+use std::future::Future;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+#[cfg(target_os = "linux")]
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::Child;
+use wiredflow_core::Error;
+use wiredflow_core::frame::Start;
+
+use super::client::{Client, Link, StartError};
+use super::spawner::Spawner;
+use super::stderr::Stderr;
+use super::{Launch, WorkerHost};
+use crate::clock::Clock;
+use crate::tasks::Tasks;
+
+/// How long a process may take to end after SIGTERM, before SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long a process that is no longer needed may take to end by itself after its input has ended.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long what a process has said last may take to arrive after its end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How often a process is looked at where its end cannot be waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What processes are started with.
+#[derive(Clone)]
+pub(super) struct Yard {
+    pub(super) launch: Launch,
+    pub(super) start: Start,
+    pub(super) start_within: Duration,
+    pub(super) host: Arc<dyn WorkerHost>,
+    pub(super) clock: Clock,
+    pub(super) tasks: Tasks,
+}
+
+/// A running worker process. Dropping it ends its whole process group: SIGTERM, after two seconds SIGKILL.
+#[derive(Debug)]
+pub(super) struct Process {
+    client: Option<Client>,
+    stderr: Arc<Stderr>,
+    group: Option<Group>,
+    clock: Clock,
+    tasks: Tasks,
+    noun: String,
+}
+
+/// Why a process did not become a worker.
+#[derive(Debug)]
+pub(super) enum StartFailure {
+    /// The user must change something: the interpreter, the file, the function.
+    Refused(Error),
+    /// It ended or hung before it was ready.
+    Died(Error),
+}
+
+impl Process {
+    /// Starts a process and waits until it is ready for calls. Dropping the future ends it.
+    pub(super) async fn start(yard: &Yard, spawner: &Spawner) -> Result<Self, StartFailure> {
+        let Yard {
+            launch,
+            clock,
+            tasks,
+            host,
+            ..
+        } = yard;
+        let child = spawner.spawn(launch.command()).await;
+        let mut child = child.map_err(|error| StartFailure::Refused(launch.failed(&error)))?;
+        let stderr = Arc::new(Stderr::new(Arc::clone(host)));
+        let (Some(input), Some(output), Some(errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(StartFailure::Died(Error::bug(
+                "a child without its streams",
+            )));
+        };
+        let group = Group::of(child, clock.clone());
+        tasks.spawn("worker stderr", {
+            let stderr = Arc::clone(&stderr);
+            let exited = group.exited();
+            let clock = clock.clone();
+            async move {
+                // What outlives the group (a daemon that a function has started) may keep the stream open for ever.
+                let too_long = async {
+                    exited.await;
+                    clock.sleep(GRACE).await;
+                };
+                tokio::select! {
+                    () = stderr.read(errors) => {}
+                    () = too_long => {}
+                }
+            }
+        });
+        let link = Link {
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            preamble: launch.preamble(),
+            ended: Box::pin(group.exited()),
+        };
+        let mut process = Self {
+            client: None,
+            stderr,
+            group: Some(group),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            noun: launch.noun().to_owned(),
+        };
+        let connect = Client::connect(output, input, &yard.start, Arc::clone(host), link);
+        let connected = tokio::select! {
+            biased;
+            connected = connect => connected,
+            () = clock.sleep(yard.start_within) => {
+                let waited = format!("was not ready within {:?}", yard.start_within);
+                return Err(StartFailure::Died(process.stopped(&waited).await));
+            }
+        };
+        match connected {
+            Ok(client) => process.client = Some(client),
+            Err(StartError::Refused(error)) => return Err(StartFailure::Refused(error)),
+            Err(StartError::Lost(reason)) => {
+                let error = process.post_mortem(&reason).await;
+                return Err(StartFailure::Died(error.context("at its start")));
+            }
+        }
+        Ok(process)
+    }
+
+    /// The way to the worker; `None` when it takes no more calls.
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.client.as_ref().filter(|client| client.is_alive())
+    }
+
+    /// The process's number.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.group.as_ref().and_then(|group| group.child.id())
+    }
+
+    /// A call begins: the last lines of standard error are about it from now on.
+    pub(super) fn begin_call(&self) {
+        self.stderr.begin_call();
+    }
+
+    /// Finds out how a process ended that is lost, and makes an error of it.
+    pub(super) async fn post_mortem(&mut self, reason: &str) -> Error {
+        let Some(group) = self.group.take() else {
+            return Error::bug("a process that is ended twice");
+        };
+        let own_end = group.exits_within(FAREWELL).await;
+        let status = group.end(Duration::ZERO).await;
+        let what = match (own_end, status) {
+            (true, Some(status)) => described(status),
+            _ => format!("was stopped, because {reason}"),
+        };
+        self.client = None;
+        self.error(&what).await
+    }
+
+    /// Ends the process because of what it did, and makes an error of it: `noun what`. A Python function that hangs
+    /// says where.
+    pub(super) async fn stopped(&mut self, what: &str) -> Error {
+        if let Some(group) = self.group.take() {
+            group.end(Duration::ZERO).await;
+        }
+        self.client = None;
+        self.error(what).await
+    }
+
+    /// Lets the process end by itself, which it does when its input ends; waits until it is gone.
+    pub(super) async fn end(mut self) {
+        self.client = None;
+        if let Some(group) = self.group.take() {
+            group.end(FAREWELL).await;
+        }
+    }
+
+    async fn error(&self, what: &str) -> Error {
+        tokio::select! {
+            biased;
+            () = self.stderr.ended() => {}
+            () = self.clock.sleep(LAST_WORDS) => {}
+        }
+        let error = Error::data(format!("{} {what}", self.noun));
+        match self.stderr.last_lines() {
+            Some(lines) => error.with_trace(lines),
+            None => error,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.client = None;
+        if let Some(group) = self.group.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            // Outside a runtime, or when it ends, dropping the group kills it at once.
+            self.tasks.spawn("worker end", async move {
+                group.end(Duration::ZERO).await;
+            });
+        }
+    }
+}
+
+/// A child process and the process group that it leads. Dropping it kills the group at once; the runtime reaps.
+struct Group {
+    child: Child,
+    pid: Option<Pid>,
+    clock: Clock,
+}
+
+impl Group {
+    fn of(child: Child, clock: Clock) -> Self {
+        let pid = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        Self { child, pid, clock }
+    }
+
+    /// Comes true when the child has ended. It is not reaped by this, so that its number stays its own.
+    fn exited(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (pid, clock) = (self.pid, self.clock.clone());
+        async move {
+            let Some(pid) = pid else { return };
+            #[cfg(target_os = "linux")]
+            if let Ok(descriptor) =
+                rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+                && let Ok(watched) = Receiver::from_owned_fd_unchecked(descriptor)
+            {
+                // It is no pipe and nothing is read from it: a process's descriptor is readable when it has ended.
+                drop(watched.readable().await);
+                return;
+            }
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            while let Ok(None) = rustix::process::waitid(WaitId::Pid(pid), look) {
+                clock.sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    async fn exits_within(&self, patience: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.exited() => true,
+            () = self.clock.sleep(patience) => false,
+        }
+    }
+
+    /// Ends the group: patience, SIGTERM, two seconds, SIGKILL. The child is reaped last: until then nobody else can
+    /// get its number, and so the group's.
+    async fn end(mut self, patience: Duration) -> Option<ExitStatus> {
+        if !self.exits_within(patience).await {
+            self.signal(Signal::TERM);
+            self.exits_within(GRACE).await;
+        }
+        self.signal(Signal::KILL);
+        self.child.wait().await.ok()
+    }
+
+    /// Says something to the whole group, as long as the child has not been reaped.
+    fn signal(&self, signal: Signal) {
+        if let (Some(pid), Some(_)) = (self.pid, self.child.id()) {
+            // It fails when nobody is left to hear it.
+            rustix::process::kill_process_group(pid, signal).ok();
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Group({:?})", self.child.id())
+    }
+}
+
+fn described(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => {
+            format!("ended with exit status {code}; a function must return, not end the process")
+        }
+        (None, Some(9)) => {
+            "was killed by signal 9; if nobody did it, the machine had no memory left".to_owned()
+        }
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
