@@ -7,4 +7,5 @@
     reason = "tests"
 )]
 
+mod flows;
 mod state;
