@@ -4,6 +4,7 @@ pub mod builder;
 pub mod catalogue;
 pub mod check;
 pub mod clock;
+mod files;
 pub mod functions;
 mod logic;
 pub mod observe;

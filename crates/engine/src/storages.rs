@@ -1,5 +1,7 @@
 //! Storages: the catalogue, where a storage lives, and its owner's writer thread.
 
+mod json;
+mod jsonl;
 mod owner;
 
 use std::path::PathBuf;
@@ -12,7 +14,10 @@ use crate::catalogue::StorageEntry;
 pub use owner::{StorageHandle, StorageHandles, Writers};
 
 /// All storages.
-pub const STORAGES: &[StorageEntry] = &[];
+pub const STORAGES: &[StorageEntry] = &[
+    StorageEntry::of::<json::Json>(),
+    StorageEntry::of::<jsonl::Jsonl>(),
+];
 
 /// Where a storage lives and how rows join it.
 #[derive(Clone, Debug)]

@@ -9,3 +9,4 @@
 
 mod flows;
 mod state;
+mod storages;

@@ -1,0 +1,68 @@
+//! `json`: one JSON array that is valid after every commit.
+//!
+//! A commit writes its rows over the closing bracket, one row on each line, and syncs once: its cost
+//! does not grow with the file. `update` and `overwrite` replace the file as a whole.
+//! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
+
+use std::sync::Arc;
+
+use wiredflow_core::config;
+use wiredflow_core::node::Node;
+use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, Storage};
+use wiredflow_core::{Result, Value};
+
+use super::StoragePlace;
+use crate::catalogue::{CheckCx, StorageKind};
+use crate::files;
+use crate::files::layout::ARRAY;
+use crate::files::records::RecordFile;
+
+config! {
+    /// A file `json_in_NAME.json`: one JSON array that is valid after every commit.
+    pub(crate) struct JsonConfig short folder {
+        /// The folder of the file.
+        folder: String = "data",
+    }
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Json {
+    name: Arc<str>,
+    records: RecordFile,
+}
+
+impl StorageKind for Json {
+    const NAME: &'static str = "json";
+    const EXAMPLE: &'static str = "json: {folder: data}";
+    type Config = JsonConfig;
+
+    fn check(config: &JsonConfig, place: &StoragePlace, node: &Node, cx: &mut CheckCx<'_>) {
+        files::check(&config.folder, place, node, cx);
+    }
+
+    fn open(config: JsonConfig, place: &StoragePlace) -> Result<Self> {
+        let file = format!("json_in_{}.json", place.name);
+        let path = place.folder.join(config.folder).join(file);
+        Ok(Self {
+            name: Arc::clone(&place.name),
+            records: RecordFile::open(path, &ARRAY, place.mapping)?,
+        })
+    }
+}
+
+impl Storage for Json {
+    fn commit(
+        &mut self,
+        rows: &[&Value],
+        _cursor: Option<&Cursor>,
+        _epoch: Epoch,
+    ) -> Result<CommitReceipt> {
+        self.records.commit(rows)?;
+        Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn load(&mut self, query: &Query) -> Result<Loaded> {
+        self.records.load(query)
+    }
+}

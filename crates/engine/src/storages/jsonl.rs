@@ -1,0 +1,67 @@
+//! `jsonl`: JSON lines: one record on each line.
+//!
+//! A commit adds its rows to the end of the file and syncs once. `update` and `overwrite` replace the file as a whole.
+//! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
+
+use std::sync::Arc;
+
+use wiredflow_core::config;
+use wiredflow_core::node::Node;
+use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, Storage};
+use wiredflow_core::{Result, Value};
+
+use super::StoragePlace;
+use crate::catalogue::{CheckCx, StorageKind};
+use crate::files;
+use crate::files::layout::LINES;
+use crate::files::records::RecordFile;
+
+config! {
+    /// A file `jsonl_in_NAME.jsonl`: JSON lines: one record on each line.
+    pub(crate) struct JsonlConfig short folder {
+        /// The folder of the file.
+        folder: String = "data",
+    }
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Jsonl {
+    name: Arc<str>,
+    records: RecordFile,
+}
+
+impl StorageKind for Jsonl {
+    const NAME: &'static str = "jsonl";
+    const EXAMPLE: &'static str = "jsonl: {folder: data}";
+    type Config = JsonlConfig;
+
+    fn check(config: &JsonlConfig, place: &StoragePlace, node: &Node, cx: &mut CheckCx<'_>) {
+        files::check(&config.folder, place, node, cx);
+    }
+
+    fn open(config: JsonlConfig, place: &StoragePlace) -> Result<Self> {
+        let file = format!("jsonl_in_{}.jsonl", place.name);
+        let path = place.folder.join(config.folder).join(file);
+        Ok(Self {
+            name: Arc::clone(&place.name),
+            records: RecordFile::open(path, &LINES, place.mapping)?,
+        })
+    }
+}
+
+impl Storage for Jsonl {
+    fn commit(
+        &mut self,
+        rows: &[&Value],
+        _cursor: Option<&Cursor>,
+        _epoch: Epoch,
+    ) -> Result<CommitReceipt> {
+        self.records.commit(rows)?;
+        Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn load(&mut self, query: &Query) -> Result<Loaded> {
+        self.records.load(query)
+    }
+}

@@ -1,0 +1,1 @@
+//! Full disks, failing calls and kills.
