@@ -1,5 +1,7 @@
 //! Receivers outside: the catalogue of `send`, and the contract of a sender.
 
+mod http;
+
 use std::future::Future;
 
 use bytes::Bytes;
@@ -10,7 +12,10 @@ use wiredflow_core::storage::CommitReceipt;
 use crate::catalogue::SenderEntry;
 
 /// All receivers that `send` knows.
-pub const SENDERS: &[SenderEntry] = &[];
+pub const SENDERS: &[SenderEntry] = &[
+    SenderEntry::of::<http::HttpPost>(),
+    SenderEntry::of::<http::HttpPut>(),
+];
 
 /// One thing to send.
 #[derive(Clone, Debug, PartialEq, Eq)]

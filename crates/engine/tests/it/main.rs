@@ -8,5 +8,7 @@
 )]
 
 mod flows;
+mod harness;
+mod http;
 mod state;
 mod storages;
