@@ -10,5 +10,6 @@
 mod flows;
 mod harness;
 mod http;
+mod functions;
 mod state;
 mod storages;
