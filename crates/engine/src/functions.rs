@@ -26,11 +26,17 @@ impl Call {
     /// # Errors
     /// When there is no such storage, or it cannot be read.
     pub fn load(&self, storage: &str) -> Result<Vec<Value>> {
-        Ok(match self.storages.named(storage)?.load_blocking(Query::default())? {
-            Loaded::Nothing => Vec::new(),
-            Loaded::Rows(rows) => rows,
-            Loaded::Object(object) => vec![Value::Object(object)],
-        })
+        Ok(
+            match self
+                .storages
+                .named(storage)?
+                .load_blocking(Query::default())?
+            {
+                Loaded::Nothing => Vec::new(),
+                Loaded::Rows(rows) => rows,
+                Loaded::Object(object) => vec![Value::Object(object)],
+            },
+        )
     }
 }
 
