@@ -1,5 +1,6 @@
 //! Storages: the catalogue, where a storage lives, and its owner's writer thread.
 
+mod csv;
 mod json;
 mod jsonl;
 mod owner;
@@ -17,6 +18,7 @@ pub use owner::{StorageHandle, StorageHandles, Writers};
 pub const STORAGES: &[StorageEntry] = &[
     StorageEntry::of::<json::Json>(),
     StorageEntry::of::<jsonl::Jsonl>(),
+    StorageEntry::of::<csv::Csv>(),
 ];
 
 /// Where a storage lives and how rows join it.

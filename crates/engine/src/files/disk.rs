@@ -39,6 +39,7 @@ pub(crate) fn failed(path: &Path, action: &str, error: &io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::remote(format!(
             "no space left on the disk of `{path}`; free some, what waits is kept"
         )),
+        io::ErrorKind::InvalidData => Error::data(format!("`{path}`: {error}")),
         _ => Error::remote(format!("cannot {action} `{path}`: {error}")),
     }
 }
