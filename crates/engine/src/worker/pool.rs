@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use wiredflow_core::frame::{Role, Start};
 use wiredflow_core::{Batch, Error, ErrorKind, Result};
 
-use super::client::{Call, CallError};
+use super::client::{Call, CallError, Loss};
 use super::process::{Process, StartFailure, Yard};
 use super::spawner::Spawner;
 use super::{Launch, Request, WorkerHost};
@@ -228,7 +228,9 @@ impl Running<'_> {
             return Err(Error::bug("a place without a process"));
         };
         let Some(client) = process.client() else {
-            return Err(self.failed(CallError::Lost("it has gone".to_owned())).await);
+            return Err(self
+                .failed(CallError::Lost(Loss::Gone("it has gone".to_owned())))
+                .await);
         };
         process.begin_call();
         match client.call(request).await {
@@ -268,8 +270,8 @@ impl Running<'_> {
         self.call = None;
         match error {
             CallError::Failed(error) => error,
-            CallError::Lost(reason) => match self.place.process.take() {
-                Some(mut process) => process.post_mortem(&reason).await,
+            CallError::Lost(loss) => match self.place.process.take() {
+                Some(mut process) => process.post_mortem(&loss).await,
                 None => Error::bug("a call without a process"),
             },
         }

@@ -13,3 +13,4 @@ mod http;
 mod functions;
 mod state;
 mod storages;
+mod worker;
