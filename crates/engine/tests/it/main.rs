@@ -8,9 +8,9 @@
 )]
 
 mod flows;
+mod functions;
 mod harness;
 mod http;
-mod functions;
 mod state;
 mod storages;
 mod worker;

@@ -270,11 +270,11 @@ async fn an_unread_stream_is_asked_for_more_by_halves_and_one_answer_not_at_all(
 
 #[tokio::test]
 async fn a_silent_worker_is_lost_only_where_signs_of_life_were_asked_for() {
-    let (client, mut far) = connected(Some(50), &Arc::default()).await;
-    for _ in 0..10 {
+    let (client, mut far) = connected(Some(300), &Arc::default()).await;
+    for _ in 0..5 {
         far.say(Frame::Heartbeat(wiredflow_core::frame::Heartbeat {}))
             .await;
-        tokio::time::timeout(Duration::from_millis(40), std::future::pending::<()>())
+        tokio::time::timeout(Duration::from_millis(250), std::future::pending::<()>())
             .await
             .unwrap_err();
     }

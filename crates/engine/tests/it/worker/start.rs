@@ -83,7 +83,7 @@ async fn what_is_wrong_with_the_users_file_is_told_when_it_is_opened() {
 async fn a_file_that_hangs_while_it_is_imported_is_stopped_and_says_where() {
     let bench = Bench::new("import time\nprint('importing')\ntime.sleep(1000)\n")
         .function("f", Role::CoreLogic);
-    let within = Duration::from_millis(1500);
+    let within = Duration::from_secs(4);
     let surroundings = (Clock::real(), Tasks::default());
     let opened = Pool::open(
         python(),
@@ -96,7 +96,7 @@ async fn a_file_that_hangs_while_it_is_imported_is_stopped_and_says_where() {
     .await;
     let error = opened.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
-    holds(error.message(), &["not ready within 1.5s"]);
+    holds(error.message(), &["not ready within 4s"]);
     holds(error.trace().unwrap(), &["logic.py\", line 3"]);
     assert!(bench.host.has_line("importing"));
     assert!(children().is_empty());
