@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
-use wiredflow_core::frame::{Role, Start};
+use wiredflow_core::frame::Start;
 use wiredflow_core::{Batch, Error, ErrorKind, Result};
 
 use super::client::{Call, CallError, Loss};
@@ -125,11 +125,6 @@ impl Pool {
             .iter()
             .filter_map(|place| place.process.as_ref()?.id())
             .collect()
-    }
-
-    /// Whether calls of this role give outputs: those of `store` and `send` do not.
-    pub fn gives(role: Role) -> bool {
-        !matches!(role, Role::Store | Role::Send)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
@@ -289,8 +284,10 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut place = std::mem::take(&mut self.place);
-        if self.call.as_ref().is_some_and(|call| !call.has_ended()) {
-            place.process = None;
+        if self.call.as_ref().is_some_and(|call| !call.has_ended())
+            && let Some(process) = place.process.take()
+        {
+            process.abandon();
         }
         self.call = None;
         self.pool.lock().push(place);

@@ -43,7 +43,8 @@ pub(super) struct Yard {
     pub(super) tasks: Tasks,
 }
 
-/// A running worker process. Dropping it ends its whole process group: SIGTERM, after two seconds SIGKILL.
+/// A running worker process. Dropping it closes its input, which ends it; what has not ended a second later, it or
+/// others of its process group, gets SIGTERM, and after two more seconds SIGKILL.
 #[derive(Debug)]
 pub(super) struct Process {
     client: Option<Client>,
@@ -194,6 +195,23 @@ impl Process {
         }
     }
 
+    /// As dropping it, but at once: it works on what nobody waits for any more.
+    pub(super) fn abandon(mut self) {
+        self.leave(Duration::ZERO);
+    }
+
+    fn leave(&mut self, patience: Duration) {
+        self.client = None;
+        if let Some(group) = self.group.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            // Outside a runtime, or when it ends, dropping the group kills it at once.
+            self.tasks.spawn("worker end", async move {
+                group.end(patience).await;
+            });
+        }
+    }
+
     async fn error(&self, what: &str) -> Error {
         tokio::select! {
             biased;
@@ -210,15 +228,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.client = None;
-        if let Some(group) = self.group.take()
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
-            // Outside a runtime, or when it ends, dropping the group kills it at once.
-            self.tasks.spawn("worker end", async move {
-                group.end(Duration::ZERO).await;
-            });
-        }
+        self.leave(FAREWELL);
     }
 }
 
