@@ -128,6 +128,7 @@ fn tls(error: &reqwest::Error, place: &str) -> Option<Error> {
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
             | AlertDescription::AccessDenied => config(format!(
                 "the peer refused our certificate (`tls: {{cert, key}}`): {cause}"
             )),

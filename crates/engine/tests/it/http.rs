@@ -1,7 +1,9 @@
 //! The `http` stage and the HTTP senders against real sockets.
 
 mod answers;
+mod flows;
 mod limits;
+mod proxy;
 mod redirects;
 mod requests;
 mod senders;
