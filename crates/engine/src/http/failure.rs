@@ -159,6 +159,10 @@ fn certificate(reason: &CertificateError) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "it is for another host".to_owned()
         }
+        // What `openssl req -x509` makes unless it is told otherwise; the reason has no type of its own.
+        other if other.to_string().contains("CaUsedAsEndEntity") => {
+            "it is an authority's own; a peer needs one with `basicConstraints=CA:FALSE`".to_owned()
+        }
         other => other.to_string(),
     }
 }
