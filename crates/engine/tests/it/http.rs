@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use wiredflow_core::{Batch, Error, Result};
-use wiredflow_engine::http::{HttpClients, Limits};
+use wiredflow_engine::http::{HttpClient, HttpClients, Limits};
 use wiredflow_engine::resources::Resources;
 
 use crate::harness::{Collected, cx, open_stage, resources, run};
@@ -30,19 +30,29 @@ const BRIEF: Limits = Limits {
 struct Flow {
     resources: Resources,
     folder: TempDir,
+    /// Keeps connections from one component to the next.
+    _client: HttpClient,
 }
 
 impl Flow {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let resources = resources(folder.path());
-        Self { resources, folder }
+        Self::with_limits(Limits::default())
     }
 
     fn brief() -> Self {
-        let mut flow = Self::new();
-        flow.resources.http = HttpClients::with_limits(BRIEF);
-        flow
+        Self::with_limits(BRIEF)
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut resources = resources(folder.path());
+        resources.http = HttpClients::with_limits(limits);
+        let client = resources.http.open(None, folder.path(), &resources.clock);
+        Self {
+            resources,
+            folder,
+            _client: client.unwrap(),
+        }
     }
 
     /// Opens the stage, and asks once with these params.

@@ -1,8 +1,10 @@
 //! From bodies to records.
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use wiredflow_core::ErrorKind;
-use wiredflow_testkit::{HttpPeer, Reply};
+use wiredflow_testkit::{HttpPeer, Reply, seed};
 
 use super::{Flow, contains};
 
@@ -140,4 +142,43 @@ async fn e1_nesting_without_end_is_refused() {
 async fn what_a_peer_sends_is_never_executed() {
     let code = "__import__('os').system('touch pwned')";
     refused(Reply::text(code), &["not JSON"]).await;
+}
+
+#[tokio::test]
+async fn d3_any_body_is_json_or_an_error_that_names_its_source() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let (flow, peer) = (Flow::new(), HttpPeer::start());
+    let stage = format!("http: {}", peer.url("/x"));
+    let kinds = [
+        "application/json",
+        "text/plain; charset=utf-16",
+        "x; charset=shift_jis",
+        ";;=\"",
+        "",
+    ];
+    for _ in 0..300 {
+        let mut body = br#"[{"a": [1, -2.5e3, "\u00e4", null]}, {"b": {"c": true}}]"#.to_vec();
+        for _ in 0..random.random_range(0..4) {
+            let at = random.random_range(0..body.len());
+            match random.random_range(0..3) {
+                0 => body[at] = random.random(),
+                1 => body.truncate(at + 1),
+                _ => body.insert(at, random.random()),
+            }
+        }
+        let kind = kinds[random.random_range(0..kinds.len())];
+        peer.on("/x", Reply::bytes(kind, body.clone()));
+        let (result, collected) = flow.ask_with(&stage, Value::Null).await;
+        match (result, serde_json::from_slice(&body)) {
+            (Ok(()), Ok(Value::Array(values))) => assert_eq!(collected.values(), values),
+            (Ok(()), Ok(value)) => assert_eq!(collected.values(), [value]),
+            // In its own character set, or after a mark, it may be JSON all the same.
+            (Ok(()), Err(_)) => assert!(std::str::from_utf8(&body).is_err() || body[0] > 127),
+            (Err(error), expected) => {
+                assert!(expected.is_err(), "{body:?}: {error:?}");
+                assert_eq!(error.kind(), ErrorKind::Data);
+                contains(&error, &[&peer.url("/x")]);
+            }
+        }
+    }
 }
