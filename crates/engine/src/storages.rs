@@ -4,6 +4,7 @@ mod csv;
 mod json;
 mod jsonl;
 mod owner;
+mod sqlite;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub const STORAGES: &[StorageEntry] = &[
     StorageEntry::of::<json::Json>(),
     StorageEntry::of::<jsonl::Jsonl>(),
     StorageEntry::of::<csv::Csv>(),
+    StorageEntry::of::<sqlite::Sqlite>(),
 ];
 
 /// Where a storage lives and how rows join it.

@@ -57,7 +57,11 @@ pub(crate) fn create_folders(path: &Path) -> io::Result<()> {
     }
     create_folders(folder)?;
     match fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !folder.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+        }
         other => other?,
     }
     sync_folder(folder)

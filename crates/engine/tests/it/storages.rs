@@ -4,6 +4,7 @@ mod csv;
 mod damage;
 mod faults;
 mod files;
+mod sqlite;
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ use wiredflow_engine::functions::Functions;
 use wiredflow_engine::storages::{STORAGES, StoragePlace};
 
 /// All kinds that are built in.
-const KINDS: [&str; 3] = ["json", "jsonl", "csv"];
+const KINDS: [&str; 4] = ["json", "jsonl", "csv", "sqlite"];
 
 /// Those that keep their rows in a text file of their own.
 const FILES: [&str; 3] = ["json", "jsonl", "csv"];
