@@ -144,7 +144,7 @@ pub trait FromNode: Sized {
     }
 }
 
-/// A struct declared by [`config!`](crate::config).
+/// A struct declared by [`config!`](macro@crate::config).
 pub trait Config: FromNode + Send + Sync + 'static {
     /// What the struct is for.
     const DOC: &'static str;

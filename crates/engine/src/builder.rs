@@ -228,7 +228,7 @@ impl Pipeline {
         self.logic("core_logic", function)
     }
 
-    /// Keeps records: [`json`], [`jsonl`], [`csv`], [`sqlite`], [`python`], or the name of a shared storage.
+    /// Keeps records: [`json`], [`jsonl`], [`csv()`], [`sqlite`], [`python`], or the name of a shared storage.
     #[must_use]
     pub fn store(self, storage: impl Into<Component>) -> Self {
         let storage = storage.into();

@@ -54,7 +54,7 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// The frame's bytes, its length in front. `frame` is a [`Frame`] or a [`CallRef`].
+/// The frame's bytes, its length in front. `frame` is a [`Frame`] or a [`CallRef`](super::CallRef).
 pub fn encode(frame: &impl Serialize, limit: usize) -> Result<Vec<u8>, FrameError> {
     let mut bytes = Vec::with_capacity(1024);
     bytes.extend_from_slice(&[0; 4]);
