@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Dice};
 use crate::functions::Functions;
-use crate::http::HttpClients;
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
 
@@ -28,8 +27,6 @@ pub struct Resources {
     pub clock: Clock,
     /// Chance.
     pub dice: Dice,
-    /// The flow's HTTP clients.
-    pub http: HttpClients,
     /// The flow's storages.
     pub storages: StorageHandles,
     /// The Rust functions that are linked in.

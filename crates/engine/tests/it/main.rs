@@ -8,9 +8,6 @@
 )]
 
 mod flows;
-mod functions;
-mod harness;
-mod http;
+mod mqtt;
 mod state;
 mod storages;
-mod worker;

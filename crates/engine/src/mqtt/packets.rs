@@ -1,0 +1,379 @@
+//! MQTT 5 and 3.1.1 as one language: what is said to a broker and what it answers.
+//!
+//! Packets with more than an id are written and read by the crate of their version; ids alone, and
+//! acknowledgements, are a few bytes and the same in both.
+
+mod v311;
+mod v5;
+
+use std::fmt;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use wiredflow_core::ErrorKind;
+use wiredflow_core::fields::{FromNode, Reading};
+use wiredflow_core::json::MAX_PAYLOAD;
+use wiredflow_core::node::Node;
+use wiredflow_core::secret::Secret;
+
+use super::access::Qos;
+
+/// The largest packet that is kept: the largest payload that is read, with the longest topic and
+/// as much again for properties.
+pub(super) const MOST_PACKET: usize = MAX_PAYLOAD + (128 << 10);
+
+/// The largest packet that can be written in MQTT.
+pub(super) const MOST_SENT: usize = 268_435_455 + 5;
+
+/// The language of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    V5,
+    V311,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V5 => "5",
+            Self::V311 => "3.1.1",
+        })
+    }
+}
+
+impl FromNode for Version {
+    const EXPECTS: &'static str = "`5` or `3.1.1`";
+
+    fn from_node(node: &Node, reading: &mut Reading) -> Option<Self> {
+        let text = String::from_node(node, reading)?;
+        match text.as_str() {
+            "5" | "5.0" => Some(Self::V5),
+            "3.1.1" => Some(Self::V311),
+            _ => {
+                let message = format!("`{}` is not possible here", text.escape_debug());
+                reading.error_with_help(node.span, message, "possible: `5`, `3.1.1`");
+                None
+            }
+        }
+    }
+}
+
+/// How long a broker keeps what belongs to a client that is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Session {
+    /// Not at all: it begins anew with each connection.
+    Clean,
+    /// So many seconds (3.1.1 has no word for it: as long as the broker likes).
+    Kept { seconds: u32 },
+}
+
+/// The first packet of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hello<'a> {
+    pub(super) client_id: &'a str,
+    pub(super) username: Option<&'a str>,
+    pub(super) password: Option<&'a Secret>,
+    pub(super) keep_alive: u16,
+    pub(super) receive_maximum: u16,
+    pub(super) session: Session,
+}
+
+/// What a broker says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Packet {
+    /// The connection stands.
+    Welcome(Welcome),
+    /// It does not.
+    Refused(Refusal),
+    /// Something was published.
+    Message(Message),
+    /// It has taken what was published under this id, or says why not.
+    Taken { id: u16, refused: Option<Denied> },
+    /// The answer to a subscription, for each filter the granted QoS or why it is refused.
+    Subscribed(Vec<Result<u8, Denied>>),
+    /// It ends the connection.
+    Bye(Bye),
+    /// It is alive.
+    Other,
+}
+
+/// What a broker allows on a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Welcome {
+    pub(super) session_present: bool,
+    pub(super) keep_alive: Option<u16>,
+    pub(super) receive_maximum: u16,
+    pub(super) most_packet: usize,
+    pub(super) most_qos: u8,
+}
+
+/// Why a broker lets nobody in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It does not speak this version.
+    Version,
+    /// Who must act, and the reason.
+    Because(ErrorKind, String),
+}
+
+/// Why a broker refuses one message or subscription.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Denied {
+    pub(super) kind: ErrorKind,
+    pub(super) reason: String,
+}
+
+/// Why a broker ended the connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bye {
+    pub(super) kind: ErrorKind,
+    pub(super) reason: String,
+    /// Whether the same would likely happen again at once.
+    pub(super) repeats: bool,
+}
+
+/// A message as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) topic: Bytes,
+    /// The packet's id; 0 at QoS 0, where nothing is acknowledged.
+    pub(super) id: u16,
+    /// Whether the broker may have delivered it before.
+    pub(super) duplicate: bool,
+    pub(super) payload: Bytes,
+}
+
+/// What came is not MQTT, or breaks its rules.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Garbled(pub(super) String);
+
+impl Garbled {
+    fn new(error: impl fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The fixed header of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) first: u8,
+    /// Bytes of the header itself.
+    pub(super) head: usize,
+    /// Bytes that follow it.
+    pub(super) rest: usize,
+}
+
+impl Frame {
+    /// The header at the start of what has arrived; `None` while it is not complete.
+    pub(super) fn peek(bytes: &[u8]) -> Result<Option<Self>, Garbled> {
+        let Some((&first, length)) = bytes.split_first() else {
+            return Ok(None);
+        };
+        let mut rest = 0;
+        for (index, byte) in length.iter().take(4).enumerate() {
+            rest |= usize::from(byte & 0x7F) << (7 * index);
+            if byte & 0x80 == 0 {
+                return Ok(Some(Self {
+                    first,
+                    head: index + 2,
+                    rest,
+                }));
+            }
+        }
+        if length.len() >= 4 {
+            return Err(Garbled::new("a packet without a length"));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn is_message(self) -> bool {
+        self.first >> 4 == 3
+    }
+
+    fn qos(self) -> u8 {
+        (self.first >> 1) & 3
+    }
+}
+
+impl Version {
+    pub(super) fn write_hello(self, hello: &Hello<'_>, out: &mut BytesMut) -> Result<(), Garbled> {
+        match self {
+            Self::V5 => v5::write_hello(hello, out),
+            Self::V311 => v311::write_hello(hello, out),
+        }
+    }
+
+    pub(super) fn write_subscribe(
+        self,
+        id: u16,
+        filters: &[String],
+        qos: Qos,
+        out: &mut BytesMut,
+    ) -> Result<(), Garbled> {
+        match self {
+            Self::V5 => v5::write_subscribe(id, filters, qos, out),
+            Self::V311 => v311::write_subscribe(id, filters, qos, out),
+        }
+    }
+
+    pub(super) fn write_unsubscribe(
+        self,
+        id: u16,
+        filters: &[String],
+        out: &mut BytesMut,
+    ) -> Result<(), Garbled> {
+        match self {
+            Self::V5 => v5::write_unsubscribe(id, filters, out),
+            Self::V311 => v311::write_unsubscribe(id, filters, out),
+        }
+    }
+
+    /// Publishes; `id` is 0 at QoS 0.
+    pub(super) fn write_message(self, topic: &str, id: u16, payload: &[u8], out: &mut BytesMut) {
+        let qos = u8::from(id > 0);
+        let rest = self.message_rest(topic, qos, payload.len());
+        out.reserve(rest + 5);
+        out.put_u8(0x30 | (qos << 1));
+        put_length(rest, out);
+        out.put_u16(u16::try_from(topic.len()).unwrap_or(u16::MAX));
+        out.put_slice(topic.as_bytes());
+        if id > 0 {
+            out.put_u16(id);
+        }
+        if self == Self::V5 {
+            out.put_u8(0); // no properties
+        }
+        out.put_slice(payload);
+    }
+
+    /// The size of a published packet.
+    pub(super) fn message_size(self, topic: &str, qos: u8, payload: usize) -> usize {
+        let rest = self.message_rest(topic, qos, payload);
+        let length = match rest {
+            0..128 => 1,
+            128..16_384 => 2,
+            16_384..2_097_152 => 3,
+            _ => 4,
+        };
+        1 + length + rest
+    }
+
+    fn message_rest(self, topic: &str, qos: u8, payload: usize) -> usize {
+        2 + topic.len() + 2 * usize::from(qos > 0) + usize::from(self == Self::V5) + payload
+    }
+
+    /// Takes one whole packet; `frame` is its header, and all of it has arrived.
+    pub(super) fn read(self, frame: Frame, inbox: &mut BytesMut) -> Result<Packet, Garbled> {
+        match frame.first >> 4 {
+            3 if frame.qos() > 1 => Err(Garbled::new("a message at QoS 2, which nobody asked for")),
+            4 => {
+                let packet = inbox.split_to(frame.head + frame.rest);
+                let mut body = &packet[frame.head..];
+                if body.len() < 2 {
+                    return Err(Garbled::new("an acknowledgement without an id"));
+                }
+                let id = body.get_u16();
+                let reason = body.first().copied().unwrap_or(0);
+                let refused = (reason >= 0x80).then(|| v5::denied(reason));
+                Ok(Packet::Taken { id, refused })
+            }
+            11 | 13 => {
+                inbox.advance(frame.head + frame.rest);
+                Ok(Packet::Other)
+            }
+            // A broker that knows no 5 answers in its own version.
+            2 if frame.rest == 2 => v311::read(inbox),
+            _ if self == Self::V5 => v5::read(inbox),
+            _ => v311::read(inbox),
+        }
+    }
+}
+
+/// Reads the beginning of a message that is too large to be kept. Its payload is cut to one byte
+/// more than is ever read, so that nobody takes it for whole.
+pub(super) fn read_oversized(
+    version: Version,
+    frame: Frame,
+    mut body: Bytes,
+) -> Result<Message, Garbled> {
+    let cut = || Garbled::new("a message that is cut off");
+    let length = usize::from(body.try_get_u16().map_err(|_| cut())?);
+    if body.len() < length {
+        return Err(cut());
+    }
+    let topic = body.split_to(length);
+    let id = match frame.qos() {
+        0 => 0,
+        1 => body.try_get_u16().map_err(|_| cut())?,
+        _ => return Err(Garbled::new("a message at QoS 2, which nobody asked for")),
+    };
+    if version == Version::V5 {
+        // The length of properties is written as that of a packet is.
+        let length = Frame::peek(&[&[0], &body[..body.len().min(4)]].concat())?;
+        let properties = length.map_or(0, |frame| frame.head - 1 + frame.rest);
+        body.advance(properties.min(body.len()));
+    }
+    let mut payload = BytesMut::from(body);
+    payload.resize(MAX_PAYLOAD + 1, 0);
+    Ok(Message {
+        topic,
+        id,
+        duplicate: frame.first & 8 > 0,
+        payload: payload.freeze(),
+    })
+}
+
+pub(super) fn write_ack(id: u16, out: &mut BytesMut) {
+    let [high, low] = id.to_be_bytes();
+    out.extend_from_slice(&[0x40, 2, high, low]);
+}
+
+pub(super) fn write_ping(out: &mut BytesMut) {
+    out.extend_from_slice(&[0xC0, 0]);
+}
+
+pub(super) fn write_bye(out: &mut BytesMut) {
+    out.extend_from_slice(&[0xE0, 0]);
+}
+
+fn put_length(mut length: usize, out: &mut BytesMut) {
+    loop {
+        let byte = (length & 0x7F) as u8;
+        length >>= 7;
+        if length == 0 {
+            out.put_u8(byte);
+            return;
+        }
+        out.put_u8(byte | 0x80);
+    }
+}
+
+/// `NotAuthorized` as people write it: `not authorized`.
+fn in_words(code: impl fmt::Debug) -> String {
+    let name = format!("{code:?}");
+    let mut words = String::with_capacity(name.len() + 4);
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
+}
+
+/// A broker's reason with what it says beside, cut short.
+fn with_text(reason: String, text: Option<&str>) -> String {
+    match text.filter(|text| !text.is_empty()) {
+        None => reason,
+        Some(text) => {
+            let text: String = text
+                .chars()
+                .take(200)
+                .flat_map(char::escape_debug)
+                .collect();
+            format!("{reason} ({text})")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

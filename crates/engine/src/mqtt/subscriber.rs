@@ -1,0 +1,245 @@
+//! The source's side: subscribes, takes messages in, acknowledges what is settled.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
+use wiredflow_core::delivery::{Delivery, Settled};
+use wiredflow_core::{Error, Result};
+
+use super::access::{Access, Qos};
+use super::client_id::ClientId;
+use super::intake::{Arrived, Intake};
+use super::keeper::{Keeper, Role};
+use super::packets::{Denied, Garbled, Message, Packet, Session, Version, Welcome, write_ack};
+use crate::resources::Resources;
+
+/// The ids of our own packets; a connection has one of each.
+const SUBSCRIBE: u16 = 1;
+const UNSUBSCRIBE: u16 = 2;
+
+/// A subscription that outlives connections.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    intake: Arc<Intake>,
+    /// Dropped after the intake is released, which ends the thread.
+    _keeper: Keeper,
+}
+
+impl Subscription {
+    /// Connects and subscribes. `seconds` is how long the broker keeps what comes while we are
+    /// away. Dropping the future ends the attempt.
+    pub(crate) async fn open(
+        access: &Access,
+        topics: Vec<String>,
+        qos: Qos,
+        seconds: u32,
+        resources: &Resources,
+    ) -> Result<Self> {
+        let client_id = ClientId::of_source(resources, access.client_id.as_deref())?;
+        let session = Session::Kept { seconds };
+        let settings =
+            Arc::new(access.settings(&resources.folder, client_id.text().to_owned(), session)?);
+        let intake = Arc::new(Intake::default());
+        let (ready, stands) = oneshot::channel();
+        let subscriber = Subscriber {
+            intake: Arc::clone(&intake),
+            expects_session: client_id.was_used(),
+            stale: client_id.topics_besides(&topics),
+            client_id,
+            topics,
+            qos,
+            pipeline: Arc::clone(&resources.pipeline),
+            ready: Some(ready),
+            batch: Vec::new(),
+            last_topic: Arc::from(""),
+            room: true,
+        };
+        let clock = resources.clock.clone();
+        let keeper = Keeper::start(settings, subscriber, clock, resources.dice.clone())?;
+        let subscription = Self {
+            intake,
+            _keeper: keeper,
+        };
+        let gone = || Error::bug("the thread of the mqtt connection has ended");
+        stands.await.unwrap_or_else(|_| Err(gone()))?;
+        Ok(subscription)
+    }
+
+    /// See [`Source::next`](wiredflow_core::stage::Source::next).
+    pub(crate) async fn next(&self, most: usize) -> Result<Vec<Delivery>> {
+        self.intake.take(most).await
+    }
+
+    /// See [`Source::settle`](wiredflow_core::stage::Source::settle).
+    pub(crate) fn settle(&self, settled: &[Settled]) {
+        self.intake.settle(settled);
+    }
+
+    /// See [`Source::close`](wiredflow_core::stage::Source::close).
+    pub(crate) fn close(&self) {
+        self.intake.close();
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.intake.release();
+    }
+}
+
+struct Subscriber {
+    intake: Arc<Intake>,
+    client_id: ClientId,
+    topics: Vec<String>,
+    qos: Qos,
+    pipeline: Arc<str>,
+    /// Subscribed by an earlier run, and no longer wanted.
+    stale: Vec<String>,
+    /// Whether the broker should know of us.
+    expects_session: bool,
+    /// Answered once the subscription stands, or cannot.
+    ready: Option<oneshot::Sender<Result<()>>>,
+    batch: Vec<Arrived>,
+    /// Messages of one topic mostly come in a row: its text is made once.
+    last_topic: Arc<str>,
+    room: bool,
+}
+
+impl Role for Subscriber {
+    fn connected(&mut self, welcome: &Welcome, version: Version, out: &mut BytesMut) -> Result<()> {
+        self.intake.connected(welcome.session_present);
+        if !welcome.session_present && self.expects_session {
+            tracing::warn!(
+                pipeline = &*self.pipeline,
+                client_id = self.client_id.text(),
+                "mqtt: the broker has lost the session: messages that it held for this flow may \
+                 be lost; subscribing again"
+            );
+        }
+        // A session that goes on has its subscriptions; the first connection of a run may want others than
+        // the last run.
+        if self.stands() && welcome.session_present {
+            return Ok(());
+        }
+        let unsaid = |Garbled(error)| Error::config(format!("cannot subscribe: {error}"));
+        if welcome.session_present && !self.stale.is_empty() {
+            version
+                .write_unsubscribe(UNSUBSCRIBE, &self.stale, out)
+                .map_err(unsaid)?;
+        }
+        version
+            .write_subscribe(SUBSCRIBE, &self.topics, self.qos, out)
+            .map_err(unsaid)
+    }
+
+    fn stands(&self) -> bool {
+        self.ready.is_none()
+    }
+
+    fn poll_write(&mut self, _: Version, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<()> {
+        let wishes = self.intake.poll(cx, |id| write_ack(id, out));
+        self.room = wishes.room;
+        if wishes.released {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.room
+    }
+
+    fn read(&mut self, packet: Packet) -> Result<()> {
+        match packet {
+            Packet::Message(message) => {
+                let arrived = self.take_in(message);
+                self.batch.push(arrived);
+                Ok(())
+            }
+            Packet::Subscribed(granted) => self.subscribed(&granted),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_all(&mut self) {
+        if !self.batch.is_empty() {
+            self.intake.push(&mut self.batch);
+        }
+    }
+
+    fn lost(&mut self, _: &Error) {}
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let abandoned = self.ready.as_ref().is_some_and(oneshot::Sender::is_closed);
+        if abandoned || self.intake.poll_offline(cx).released {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn failed(&mut self, error: Error) {
+        match self.ready.take() {
+            // Whoever opened may have gone.
+            Some(ready) => drop(ready.send(Err(error))),
+            None => self.intake.fail(error),
+        }
+    }
+}
+
+impl Subscriber {
+    fn take_in(&mut self, message: Message) -> Arrived {
+        Arrived {
+            topic: self.text_of(&message.topic),
+            packet: message.id,
+            duplicate: message.duplicate,
+            payload: message.payload,
+        }
+    }
+
+    fn text_of(&mut self, topic: &Bytes) -> Arc<str> {
+        if self.last_topic.as_bytes() != &topic[..] {
+            self.last_topic = String::from_utf8_lossy(topic).into();
+        }
+        Arc::clone(&self.last_topic)
+    }
+
+    fn subscribed(&mut self, granted: &[Result<u8, Denied>]) -> Result<()> {
+        let asked = self.qos as u8;
+        for (topic, granted) in self.topics.iter().zip(granted) {
+            match granted {
+                Ok(granted) if *granted >= asked => {}
+                Ok(granted) => {
+                    return Err(Error::config(format!(
+                        "grants QoS {granted} for `{topic}`, and {asked} is asked for: write \
+                         `qos: {granted}`, or ask its administrator"
+                    )));
+                }
+                Err(Denied { kind, reason }) => {
+                    return Err(Error::new(
+                        *kind,
+                        format!("refuses the subscription to `{topic}`: {reason}"),
+                    ));
+                }
+            }
+        }
+        self.expects_session = true;
+        if let Some(ready) = self.ready.take() {
+            let remembered = self.client_id.remember(&self.topics);
+            // Whoever opened may have gone: the role is told so by its intake.
+            drop(ready.send(remembered));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Subscriber {
+    /// Also by a panic of the thread: nobody waits for a message that cannot come.
+    fn drop(&mut self) {
+        self.intake
+            .fail(Error::bug("the thread of the mqtt connection has ended"));
+    }
+}

@@ -1,0 +1,93 @@
+//! `send: {mqtt: …}`: publishes to one topic.
+
+use std::sync::Arc;
+
+use wiredflow_core::node::Node;
+use wiredflow_core::secret::Secret;
+use wiredflow_core::stage::Cx;
+use wiredflow_core::storage::CommitReceipt;
+use wiredflow_core::{Result, config};
+
+use crate::catalogue::{CheckCx, SenderKind};
+use crate::mqtt::Version;
+use crate::mqtt::access::{Access, BrokerAddress, Qos, TopicName};
+use crate::mqtt::publisher::{Letter, Publishing};
+use crate::mqtt::tls::TlsChoice;
+use crate::resources::Resources;
+use crate::senders::{Message, Sender};
+
+config! {
+    /// Publishes each record, or one field of it, to a topic of an MQTT broker. At QoS 1 a record counts
+    /// as sent when the broker has confirmed it.
+    pub(crate) struct MqttSenderConfig {
+        /// The broker; the usual port is 1883, or 8883 with `tls`.
+        broker: BrokerAddress,
+        /// Where to publish.
+        topic: TopicName,
+        /// 1: the broker confirms each message. 0: it is written, and that is all that is known.
+        qos: Qos = "1",
+        /// `5` or `3.1.1`; left out, 5, and 3.1.1 where the broker speaks no 5.
+        version: Option<Version>,
+        /// Who we are.
+        username: Option<String>,
+        /// The password.
+        password: Option<Secret>,
+        /// Our name at the broker; made from flow, pipeline and stage and kept when left out.
+        client_id: Option<String>,
+        /// `true`, or `{ca, cert, key}`: files in PEM.
+        tls: TlsChoice,
+    }
+}
+
+impl MqttSenderConfig {
+    fn access(&self) -> Access {
+        Access {
+            broker: self.broker.clone(),
+            version: self.version,
+            username: self.username.clone(),
+            password: self.password.clone(),
+            client_id: self.client_id.clone(),
+            tls: self.tls.chosen(),
+        }
+    }
+}
+
+/// A connection to publish by.
+#[derive(Debug)]
+pub(crate) struct MqttSender {
+    publishing: Publishing,
+    sink: Arc<str>,
+}
+
+impl SenderKind for MqttSender {
+    const NAME: &'static str = "mqtt";
+    const EXAMPLE: &'static str =
+        "send: {mqtt: {broker: \"localhost:1883\", topic: plant/alarm}, field: text}";
+    type Config = MqttSenderConfig;
+
+    fn check(config: &MqttSenderConfig, node: &Node, cx: &mut CheckCx<'_>) {
+        config.access().check(node, cx);
+    }
+
+    async fn open(config: MqttSenderConfig, resources: &Resources) -> Result<Self> {
+        let topic = &config.topic.0;
+        let publishing = Publishing::open(&config.access(), topic, config.qos, resources).await?;
+        Ok(Self {
+            publishing,
+            sink: Arc::clone(&resources.stage),
+        })
+    }
+}
+
+impl Sender for MqttSender {
+    async fn send(&self, messages: &[Message], _: &Cx) -> Result<CommitReceipt> {
+        let letter = |message: &Message| Letter {
+            record: message.record,
+            body: message.body.clone(),
+        };
+        self.publishing
+            .publish(messages.iter().map(letter).collect())
+            .await?;
+        Ok(CommitReceipt::issue(Arc::clone(&self.sink), messages.len()))
+    }
+}

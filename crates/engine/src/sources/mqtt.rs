@@ -1,0 +1,134 @@
+//! `source: {mqtt: …}`: each message of some topics is a delivery.
+
+use std::time::Duration;
+
+use wiredflow_core::config_reader::not_built_yet;
+use wiredflow_core::delivery::{Delivery, Settled};
+use wiredflow_core::node::Node;
+use wiredflow_core::secret::Secret;
+use wiredflow_core::stage::Source;
+use wiredflow_core::{Error, Result, config, words};
+
+use crate::catalogue::{CheckCx, SourceKind};
+use crate::mqtt::Version;
+use crate::mqtt::access::{Access, BrokerAddress, Qos, TopicFilter, span_of};
+use crate::mqtt::subscriber::Subscription;
+use crate::mqtt::tls::TlsChoice;
+use crate::resources::Resources;
+
+words! {
+    /// What a payload is read as.
+    pub(crate) enum Format {
+        /// A JSON document; an array gives many records.
+        Json = "json",
+        /// One text.
+        Text = "text",
+        /// Bytes.
+        Binary = "binary",
+    }
+}
+
+config! {
+    /// Messages of an MQTT broker, as they come. The broker keeps them while the flow is away, and
+    /// one is acknowledged when every required sink has it.
+    pub(crate) struct MqttSourceConfig {
+        /// The broker; the usual port is 1883, or 8883 with `tls`.
+        broker: BrokerAddress,
+        /// What to subscribe to; `+` stands for any one level, `#` for all that follow.
+        topic: Option<TopicFilter>,
+        /// The same, for several.
+        topics: Vec<TopicFilter>,
+        /// 1: what was not stored comes again. 0: what is under way is lost when the flow ends.
+        qos: Qos = "1",
+        /// `5` or `3.1.1`; left out, 5, and 3.1.1 where the broker speaks no 5.
+        version: Option<Version>,
+        /// Who we are.
+        username: Option<String>,
+        /// The password.
+        password: Option<Secret>,
+        /// The session's name at the broker; made from flow and pipeline and kept when left out.
+        client_id: Option<String>,
+        /// `true`, or `{ca, cert, key}`: files in PEM.
+        tls: TlsChoice,
+        /// How long the broker keeps messages while the flow is away (with MQTT 5).
+        session_expiry: Duration = "24h",
+        /// What payloads are: `json`.
+        format: Format = "json",
+    }
+}
+
+impl MqttSourceConfig {
+    fn access(&self) -> Access {
+        Access {
+            broker: self.broker.clone(),
+            version: self.version,
+            username: self.username.clone(),
+            password: self.password.clone(),
+            client_id: self.client_id.clone(),
+            tls: self.tls.chosen(),
+        }
+    }
+
+    fn filters(&self) -> Vec<String> {
+        let all = self.topic.iter().chain(&self.topics);
+        let mut filters: Vec<String> = all.map(|topic| topic.0.clone()).collect();
+        filters.sort();
+        filters.dedup();
+        filters
+    }
+}
+
+/// A subscription at a broker.
+#[derive(Debug)]
+pub(crate) struct MqttSource(Subscription);
+
+impl SourceKind for MqttSource {
+    const NAME: &'static str = "mqtt";
+    const EXAMPLE: &'static str = "mqtt: {broker: \"localhost:1883\", topic: plant/+/temperature}";
+    type Config = MqttSourceConfig;
+
+    fn check(config: &MqttSourceConfig, node: &Node, cx: &mut CheckCx<'_>) {
+        if config.topic.is_none() && config.topics.is_empty() {
+            let message = "`topic` is missing: what to subscribe to";
+            cx.reading.error(node.span, message);
+        }
+        if config.session_expiry < Duration::from_secs(1) {
+            let message = "`session_expiry` must be at least 1s: the broker holds what is not \
+                           acknowledged for so long";
+            cx.reading.error(span_of(node, "session_expiry"), message);
+        }
+        if config.format != Format::Json {
+            let what = format!("format: {}", config.format.word());
+            let span = span_of(node, "format");
+            cx.reading
+                .error_with_help(span, not_built_yet(&what), "possible: `json`");
+        }
+        config.access().check(node, cx);
+    }
+
+    async fn open(config: MqttSourceConfig, resources: &Resources) -> Result<Self> {
+        let topics = config.filters();
+        if topics.is_empty() {
+            return Err(Error::config("a source needs a topic"));
+        }
+        let seconds = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
+        Subscription::open(&config.access(), topics, config.qos, seconds, resources)
+            .await
+            .map(Self)
+    }
+}
+
+impl Source for MqttSource {
+    async fn next(&self, most: usize) -> Result<Vec<Delivery>> {
+        self.0.next(most).await
+    }
+
+    async fn settle(&self, settled: Vec<Settled>) -> Result<()> {
+        self.0.settle(&settled);
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.0.close();
+    }
+}

@@ -1,0 +1,9 @@
+//! MQTT source and sender against a real mosquitto, and against a scripted broker for what a good
+//! broker does not do.
+
+mod bench;
+mod connecting;
+mod faults;
+mod scripted;
+mod sender;
+mod source;
