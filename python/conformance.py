@@ -189,7 +189,8 @@ class Host:
             while time.monotonic() < until:
                 frame = self.next(max(0.0, until - time.monotonic()))
                 if frame is not None:
-                    expect(frame["type"] == "error" and frame.get("id") is None, "expected the end, got %s" % short(frame))
+                    goodbye = frame["type"] == "error" and frame.get("id") is None
+                    expect(goodbye, "expected the end, got %s" % short(frame))
         except EOFError:
             pass
         try:

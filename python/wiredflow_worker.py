@@ -69,9 +69,8 @@ class Worker:
         if start["type"] != "start":
             raise Ended("the first frame must be `start`, not `%s`" % start["type"])
         if start["version"] != VERSION:
-            both = (start["version"], VERSION)
-            message = "the host speaks version %s of the worker protocol and this worker version %s; " % both
-            self.channel.send(failure(None, "config", message + "use the same release of Wiredflow on both"))
+            message = "the host speaks version %s of the worker protocol, the worker version %s; use one release for both"
+            self.channel.send(failure(None, "config", message % (start["version"], VERSION)))
             return
         self.channel.limit = start["limit"]
         try:
@@ -308,9 +307,6 @@ def load_function(source):
     return found
 
 
-# --- values and frames ------------------------------------------------------------------------------------------------
-
-
 def records(batch):
     """What a function sees of a batch: None, one record, or a list."""
     if batch is None:
@@ -376,9 +372,9 @@ def problem(value, path="", depth=0):
         if any("\ud800" <= character <= "\udfff" for character in value):
             trouble = "has half a surrogate pair, which is no text; decode with errors='replace'"
     elif isinstance(value, dict):
-        odd = [key for key in value if not isinstance(key, (str, int, float, type(None)))]
-        if odd:
-            trouble = "has a key of type `%s`; keys must be text" % type(odd[0]).__name__
+        for key in value:
+            if not isinstance(key, (str, int, float, type(None))):
+                trouble = "has a key of type `%s`; keys must be text" % type(key).__name__
         inside = [("%s.%s" % (path, key), item) for key, item in value.items()]
         inside += [(path + " key", key) for key in value]
     elif isinstance(value, (list, tuple)):
@@ -471,21 +467,18 @@ class Channel:
             if end and len(data) >= end:
                 self.rest = bytes(data[end:])
                 return data[4:end]
-            self.end_fork()
+            self.check_fork()
             more = os.read(self.input, 1 << 16)
             if not more:
                 raise Ended
-            if data:
-                data = bytearray(data) if isinstance(data, bytes) else data
-                data += more
-            else:
-                data = more
+            data = bytearray(data) if data and isinstance(data, bytes) else data  # grows without copies
+            data += more
 
     def has_input(self):
         return self.rest or select.select([self.input], [], [], 0)[0]
 
     def send(self, frames):
-        self.end_fork()
+        self.check_fork()
         with self.lock:
             self.queue.append(frames)
             if self.writing:
@@ -502,12 +495,9 @@ class Channel:
             finally:
                 self.writing = False
 
-    def end_fork(self):
+    def check_fork(self):
         if self.forked:
             os._exit(1)  # a fork that came back from the user's function has nothing more to do
-
-
-# --- the process ------------------------------------------------------------------------------------------------------
 
 
 class Lines(io.RawIOBase):

@@ -9,6 +9,7 @@
     reason = "a command-line tool speaks to its terminal"
 )]
 
+mod bench;
 mod ci;
 mod deny;
 mod docs;
@@ -41,10 +42,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
-        ["bench", ..] => {
-            eprintln!("`bench` is not built yet");
-            return ExitCode::from(2);
-        }
+        ["bench", rest @ ..] => bench::run(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -169,7 +169,7 @@ macro_rules! config {
     ) => {
         $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq)]
-        $vis struct $name { $( $(#[doc = $field_doc])* pub $field: $type, )* }
+        $vis struct $name { $( $(#[doc = $field_doc])* $vis $field: $type, )* }
 
         impl $crate::fields::Config for $name {
             const DOC: &'static str = concat!($($doc, "\n"),*);
@@ -222,7 +222,7 @@ macro_rules! words {
 
         impl $name {
             /// The word that stands for it in the flow file.
-            pub fn word(self) -> &'static str {
+            $vis fn word(self) -> &'static str {
                 match self { $( Self::$case => $word, )* }
             }
         }
@@ -520,7 +520,7 @@ mod tests {
 
     words! {
         /// How loud.
-        pub enum Volume {
+        enum Volume {
             /// Not loud.
             Low = "low",
             /// Loud.
@@ -530,7 +530,7 @@ mod tests {
 
     config! {
         /// A test.
-        pub struct Sample short url {
+        struct Sample short url {
             /// An address.
             url: String,
             /// A time.
@@ -569,7 +569,7 @@ mod tests {
             (sample.url.as_str(), sample.timeout),
             ("http://x", Duration::from_secs(30))
         );
-        assert_eq!((sample.volume, sample.port), (Volume::Low, None));
+        assert_eq!((sample.volume.word(), sample.port), ("low", None));
         assert!(problems.is_empty());
     }
 

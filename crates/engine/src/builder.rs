@@ -249,6 +249,18 @@ impl Pipeline {
         self.stage("send", receiver.with_options(), options)
     }
 
+    /// Delivers records by a closure.
+    #[must_use]
+    pub fn send_with<M>(self, function: impl IntoLogic<M>) -> Self {
+        self.logic("send", function)
+    }
+
+    /// Keeps records by a closure.
+    #[must_use]
+    pub fn store_with<M>(self, function: impl IntoLogic<M>) -> Self {
+        self.logic("store", function)
+    }
+
     fn logic<M>(mut self, kind: &str, function: impl IntoLogic<M>) -> Self {
         let name = format!("{}_{}", self.name, self.stages.len() + 1);
         let (component, closure) = function.into_logic(&name);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use wiredflow_core::storage::{Loaded, Query};
 use wiredflow_core::{Params, Result, Value};
 
 /// What a Rust function is given.
@@ -17,6 +18,26 @@ pub struct Call {
     pub pipeline: Arc<str>,
     /// The flow's storages, for loading.
     pub storages: crate::storages::StorageHandles,
+}
+
+impl Call {
+    /// The rows of a storage, oldest first; the one object of `mapping: update` is a row; none where nothing is stored.
+    ///
+    /// # Errors
+    /// When there is no such storage, or it cannot be read.
+    pub fn load(&self, storage: &str) -> Result<Vec<Value>> {
+        Ok(
+            match self
+                .storages
+                .named(storage)?
+                .load_blocking(Query::default())?
+            {
+                Loaded::Nothing => Vec::new(),
+                Loaded::Rows(rows) => rows,
+                Loaded::Object(object) => vec![Value::Object(object)],
+            },
+        )
+    }
 }
 
 /// A Rust function: gets a call, and hands out documents one by one (null: nothing, array: many

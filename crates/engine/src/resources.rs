@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Dice};
 use crate::functions::Functions;
+use crate::http::HttpClients;
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
 
@@ -27,6 +28,8 @@ pub struct Resources {
     pub clock: Clock,
     /// Chance.
     pub dice: Dice,
+    /// The flow's HTTP clients.
+    pub http: HttpClients,
     /// The flow's storages.
     pub storages: StorageHandles,
     /// The Rust functions that are linked in.

@@ -27,6 +27,7 @@ use wiredflow_core::{Error, ErrorKind, Result};
 
 use crate::clock::{Clock, Dice};
 use crate::functions::Functions;
+use crate::http::HttpClients;
 use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
 use crate::plan::{PipelinePlan, Plan, TriggerPlan};
 use crate::state::{
@@ -84,6 +85,7 @@ pub(crate) struct Shared {
     scrubber: Scrubber,
     state: StateHandle,
     storages: StorageHandles,
+    http: HttpClients,
     functions: Functions,
     meters: FlowMeter,
     first_round: FirstRound,
@@ -195,6 +197,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         scrubber: plan.scrubber.clone(),
         state: state.handle(),
         storages,
+        http: HttpClients::default(),
         functions: plan.functions.clone(),
         stopping: Stopping::new(),
         records: Tasks::default(),

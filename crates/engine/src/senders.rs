@@ -1,5 +1,6 @@
 //! Receivers outside: the catalogue of `send`, and the contract of a sender.
 
+mod http;
 mod mqtt;
 
 use std::future::Future;
@@ -12,7 +13,11 @@ use wiredflow_core::storage::CommitReceipt;
 use crate::catalogue::SenderEntry;
 
 /// All receivers that `send` knows.
-pub const SENDERS: &[SenderEntry] = &[SenderEntry::of::<mqtt::MqttSender>()];
+pub const SENDERS: &[SenderEntry] = &[
+    SenderEntry::of::<http::HttpPost>(),
+    SenderEntry::of::<http::HttpPut>(),
+    SenderEntry::of::<mqtt::MqttSender>(),
+];
 
 /// One thing to send.
 #[derive(Clone, Debug, PartialEq, Eq)]

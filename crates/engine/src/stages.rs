@@ -2,6 +2,7 @@
 
 mod configuration;
 mod core_logic;
+mod http;
 mod load;
 mod send;
 mod store;
@@ -12,6 +13,7 @@ use crate::catalogue::StageEntry;
 pub const STAGES: &[StageEntry] = &[
     configuration::ENTRY,
     core_logic::ENTRY,
+    StageEntry::of::<http::Http>(),
     StageEntry::of::<load::Load>(),
     send::ENTRY,
     store::ENTRY,

@@ -1,8 +1,10 @@
 //! Storages: the catalogue, where a storage lives, and its owner's writer thread.
 
+mod csv;
 mod json;
 mod jsonl;
 mod owner;
+mod sqlite;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ pub use owner::{StorageHandle, StorageHandles, Writers};
 pub const STORAGES: &[StorageEntry] = &[
     StorageEntry::of::<json::Json>(),
     StorageEntry::of::<jsonl::Jsonl>(),
+    StorageEntry::of::<csv::Csv>(),
+    StorageEntry::of::<sqlite::Sqlite>(),
 ];
 
 /// Where a storage lives and how rows join it.

@@ -24,7 +24,7 @@ use wiredflow_core::stage::BoxFuture;
 use wiredflow_core::storage::{Epoch, Loaded, Query};
 use wiredflow_core::{Batch, Map, Result};
 
-pub use client::{Call, CallError, Client, Link, StartError};
+pub use client::{Call, CallError, Client, Link, Loss, StartError};
 pub use launch::Launch;
 pub use pool::{Pool, Running};
 pub use storages::StageHost;

@@ -55,6 +55,11 @@ const MAY_USE: &[MayUse] = &[
         foreign: None,
     },
     MayUse {
+        package: "wiredflow-bench",
+        ours: &[],
+        foreign: None,
+    },
+    MayUse {
         package: "wiredflow-testkit",
         ours: &["wiredflow-core"],
         foreign: None,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::{Buf, BytesMut};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Frame, VERSION};
@@ -111,16 +111,46 @@ fn decode_body(body: &[u8]) -> Result<Frame, FrameError> {
     serde_json::from_slice(body).map_err(|err| malformed(err.to_string()))
 }
 
-/// The call whose output cannot be read as a whole.
+/// The call whose output cannot be read as a whole, when that stands before what cannot be read.
 fn call_of(body: &[u8]) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Head {
-        #[serde(rename = "type")]
-        tag: String,
-        id: u64,
+    let mut head = Head::default();
+    // It fails where the frame does; what was read before that is enough.
+    drop(head.deserialize(&mut serde_json::Deserializer::from_slice(body)));
+    head.id
+        .filter(|_| head.tag.is_some_and(|tag| tag == "output"))
+}
+
+#[derive(Default)]
+struct Head {
+    tag: Option<String>,
+    id: Option<u64>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Head {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
     }
-    let head: Head = serde_json::from_slice(body).ok()?;
-    (head.tag == "output").then_some(head.id)
+}
+
+impl<'de> Visitor<'de> for &mut Head {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "type" => self.tag = Some(map.next_value()?),
+                "id" => self.id = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The first integer that the JSON reader would silently turn into a float.

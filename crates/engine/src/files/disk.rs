@@ -39,6 +39,7 @@ pub(crate) fn failed(path: &Path, action: &str, error: &io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::remote(format!(
             "no space left on the disk of `{path}`; free some, what waits is kept"
         )),
+        io::ErrorKind::InvalidData => Error::data(format!("`{path}`: {error}")),
         _ => Error::remote(format!("cannot {action} `{path}`: {error}")),
     }
 }
@@ -56,7 +57,11 @@ pub(crate) fn create_folders(path: &Path) -> io::Result<()> {
     }
     create_folders(folder)?;
     match fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !folder.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+        }
         other => other?,
     }
     sync_folder(folder)

@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn e1_what_is_written_can_be_read_and_what_is_deeper_is_refused() {
-        let nested = |depth: usize| (0..depth).fold(json!(1), |value, _| json!([value]));
+        let nested = |depth: usize| (0..depth).fold(json!(1), |value, _| Value::Array(vec![value]));
         let mut text = Vec::new();
         write_json(&nested(DEPTH), &mut text).unwrap();
         assert_eq!(

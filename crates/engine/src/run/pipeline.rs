@@ -334,6 +334,7 @@ impl Shared {
             clock: self.clock.clone(),
             dice: self.dice.clone(),
             storages: self.storages.clone(),
+            http: self.http.clone(),
             functions: self.functions.clone(),
             tasks: Tasks::default(),
             stop: stop.clone(),

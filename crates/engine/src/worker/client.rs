@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub enum StartError {
     /// It said so itself: a function that cannot be loaded, another version.
     Refused(Error),
     /// It went away, or spoke no protocol.
-    Lost(String),
+    Lost(Loss),
 }
 
 /// Why a call has not ended well.
@@ -70,7 +70,16 @@ pub enum CallError {
     /// The call failed; the worker is ready for the next.
     Failed(Error),
     /// The worker has gone or broke the protocol; it takes no more calls.
-    Lost(String),
+    Lost(Loss),
+}
+
+/// How a worker was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Its stream has ended or cannot be used any more.
+    Gone(String),
+    /// It said what the protocol does not allow, or fell silent.
+    Broke(String),
 }
 
 /// What the reader tells a call.
@@ -94,7 +103,7 @@ struct Calls {
     open: HashMap<u64, Open>,
     last: u64,
     /// Why there are no more calls.
-    lost: Option<String>,
+    lost: Option<Loss>,
 }
 
 /// A call that the worker has not ended yet. It stays here though nobody waits for it any more.
@@ -102,6 +111,8 @@ struct Calls {
 struct Open {
     events: mpsc::Sender<Event>,
     outputs: u64,
+    /// How many outputs were asked for so far.
+    asked: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -131,7 +142,10 @@ impl Client {
         let (ready, hello) = oneshot::channel();
 
         let mut first = link.preamble;
-        first.extend(encoded(&Frame::Start(start.clone()), start.limit).map_err(StartError::Lost)?);
+        first.extend(
+            encoded(&Frame::Start(start.clone()), start.limit)
+                .map_err(|reason| StartError::Lost(Loss::Broke(reason)))?,
+        );
         link.tasks.spawn("worker writer", {
             let (stop, shared) = (stop.clone(), Arc::clone(&shared));
             async move {
@@ -157,7 +171,7 @@ impl Client {
 
         let hello = hello
             .await
-            .unwrap_or_else(|_| Err(StartError::Lost("the flow ends".to_owned())))?;
+            .unwrap_or_else(|_| Err(StartError::Lost(Loss::Gone("the flow ends".to_owned()))))?;
         Ok(Self {
             frames,
             shared,
@@ -187,8 +201,8 @@ impl Client {
         let (events, receiver) = mpsc::channel(CREDIT as usize + 1);
         let id = {
             let mut calls = self.shared.lock();
-            if let Some(reason) = &calls.lost {
-                return Err(CallError::Lost(reason.clone()));
+            if let Some(loss) = &calls.lost {
+                return Err(CallError::Lost(loss.clone()));
             }
             calls.last += 1;
             calls.last
@@ -209,13 +223,19 @@ impl Client {
             Ok(bytes) => bytes,
             Err(error) => return Err(CallError::Failed(Error::data(error.to_string()))),
         };
-        let open = Open { events, outputs: 0 };
+        let asked = Arc::new(AtomicU64::new(u64::from(CREDIT)));
+        let open = Open {
+            events,
+            outputs: 0,
+            asked: Arc::clone(&asked),
+        };
         self.shared.lock().open.insert(id, open);
         self.shared.gate.open();
         place.send(bytes);
         Ok(Call {
             id,
             events: receiver,
+            asked,
             taken: 0,
             ended: false,
             frames: self.frames.clone(),
@@ -230,6 +250,7 @@ impl Client {
 pub struct Call {
     id: u64,
     events: mpsc::Receiver<Event>,
+    asked: Arc<AtomicU64>,
     /// Outputs that were taken and that the worker has not been told of.
     taken: u32,
     ended: bool,
@@ -247,6 +268,8 @@ impl Call {
         // most calls, which give one output, this frame.
         if self.taken >= CREDIT / 2 {
             if let Ok(place) = self.frames.reserve().await {
+                let taken = u64::from(self.taken);
+                self.asked.fetch_add(taken, Ordering::Relaxed);
                 place.send(small(&Frame::More(More {
                     id: self.id,
                     count: self.taken,
@@ -277,6 +300,17 @@ impl Call {
     /// Asks the worker to end the call, and waits until it has: a generator is closed after its current output.
     /// Outputs that are on their way are dropped.
     pub async fn cancel(&mut self) -> Result<(), CallError> {
+        // What has arrived is often the end already, and then the worker need not be told.
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Output(_) => {}
+                Event::Done => self.ended = true,
+                Event::Failed(error) => {
+                    self.ended = true;
+                    return Err(CallError::Failed(error));
+                }
+            }
+        }
         if !self.ended
             && let Ok(place) = self.frames.reserve().await
         {
@@ -310,15 +344,15 @@ impl Shared {
     }
 
     /// Ends all calls, once they have taken what has arrived.
-    fn lose(&self, reason: String) {
+    fn lose(&self, loss: Loss) {
         let mut calls = self.lock();
-        calls.lost.get_or_insert(reason);
+        calls.lost.get_or_insert(loss);
         calls.open.clear();
     }
 
     fn lost(&self) -> CallError {
-        let reason = self.lock().lost.clone();
-        CallError::Lost(reason.unwrap_or_else(|| "its host has closed the stream".to_owned()))
+        let closed = || Loss::Gone("its host has closed the stream".to_owned());
+        CallError::Lost(self.lock().lost.clone().unwrap_or_else(closed))
     }
 }
 
@@ -336,7 +370,7 @@ async fn write(
             writer.flush().await
         };
         if let Err(error) = written.await {
-            return shared.lose(format!("it takes no frames: {error}"));
+            return shared.lose(Loss::Gone(format!("it takes no frames: {error}")));
         }
         next = queue.recv().await;
     }

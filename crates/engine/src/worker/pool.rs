@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
-use wiredflow_core::frame::{Role, Start};
+use wiredflow_core::frame::Start;
 use wiredflow_core::{Batch, Error, ErrorKind, Result};
 
-use super::client::{Call, CallError};
+use super::client::{Call, CallError, Loss};
 use super::process::{Process, StartFailure, Yard};
 use super::spawner::Spawner;
 use super::{Launch, Request, WorkerHost};
@@ -127,11 +127,6 @@ impl Pool {
             .collect()
     }
 
-    /// Whether calls of this role give outputs: those of `store` and `send` do not.
-    pub fn gives(role: Role) -> bool {
-        !matches!(role, Role::Store | Role::Send)
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -228,7 +223,9 @@ impl Running<'_> {
             return Err(Error::bug("a place without a process"));
         };
         let Some(client) = process.client() else {
-            return Err(self.failed(CallError::Lost("it has gone".to_owned())).await);
+            return Err(self
+                .failed(CallError::Lost(Loss::Gone("it has gone".to_owned())))
+                .await);
         };
         process.begin_call();
         match client.call(request).await {
@@ -268,8 +265,8 @@ impl Running<'_> {
         self.call = None;
         match error {
             CallError::Failed(error) => error,
-            CallError::Lost(reason) => match self.place.process.take() {
-                Some(mut process) => process.post_mortem(&reason).await,
+            CallError::Lost(loss) => match self.place.process.take() {
+                Some(mut process) => process.post_mortem(&loss).await,
                 None => Error::bug("a call without a process"),
             },
         }
@@ -287,8 +284,10 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let mut place = std::mem::take(&mut self.place);
-        if self.call.as_ref().is_some_and(|call| !call.has_ended()) {
-            place.process = None;
+        if self.call.as_ref().is_some_and(|call| !call.has_ended())
+            && let Some(process) = place.process.take()
+        {
+            process.abandon();
         }
         self.call = None;
         self.pool.lock().push(place);

@@ -13,7 +13,7 @@ use tokio::process::Child;
 use wiredflow_core::Error;
 use wiredflow_core::frame::Start;
 
-use super::client::{Client, Link, StartError};
+use super::client::{Client, Link, Loss, StartError};
 use super::spawner::Spawner;
 use super::stderr::Stderr;
 use super::{Launch, WorkerHost};
@@ -43,7 +43,8 @@ pub(super) struct Yard {
     pub(super) tasks: Tasks,
 }
 
-/// A running worker process. Dropping it ends its whole process group: SIGTERM, after two seconds SIGKILL.
+/// A running worker process. Dropping it closes its input, which ends it; what has not ended a second later, it or
+/// others of its process group, gets SIGTERM, and after two more seconds SIGKILL.
 #[derive(Debug)]
 pub(super) struct Process {
     client: Option<Client>,
@@ -126,17 +127,21 @@ impl Process {
         match connected {
             Ok(client) => process.client = Some(client),
             Err(StartError::Refused(error)) => return Err(StartFailure::Refused(error)),
-            Err(StartError::Lost(reason)) => {
-                let error = process.post_mortem(&reason).await;
+            Err(StartError::Lost(loss)) => {
+                let error = process.post_mortem(&loss).await;
                 return Err(StartFailure::Died(error.context("at its start")));
             }
         }
         Ok(process)
     }
 
-    /// The way to the worker; `None` when it takes no more calls.
+    /// The way to the worker; `None` when it takes no more calls. The process itself is looked at, because the end of
+    /// its stream may not have been read yet.
     pub(super) fn client(&self) -> Option<&Client> {
-        self.client.as_ref().filter(|client| client.is_alive())
+        let running = self.group.as_ref().is_some_and(|group| !group.has_ended());
+        self.client
+            .as_ref()
+            .filter(|client| running && client.is_alive())
     }
 
     /// The process's number.
@@ -150,15 +155,23 @@ impl Process {
     }
 
     /// Finds out how a process ended that is lost, and makes an error of it.
-    pub(super) async fn post_mortem(&mut self, reason: &str) -> Error {
+    pub(super) async fn post_mortem(&mut self, loss: &Loss) -> Error {
+        let reason = match loss {
+            Loss::Broke(reason) => {
+                return self
+                    .stopped(&format!("broke the worker protocol: {reason}"))
+                    .await;
+            }
+            Loss::Gone(reason) => reason,
+        };
         let Some(group) = self.group.take() else {
             return Error::bug("a process that is ended twice");
         };
-        let own_end = group.exits_within(FAREWELL).await;
+        let by_itself = group.exits_within(FAREWELL).await;
         let status = group.end(Duration::ZERO).await;
-        let what = match (own_end, status) {
-            (true, Some(status)) => described(status),
-            _ => format!("was stopped, because {reason}"),
+        let what = match status {
+            Some(status) if by_itself => described(status),
+            _ => format!("was stopped: {reason}"),
         };
         self.client = None;
         self.error(&what).await
@@ -182,6 +195,23 @@ impl Process {
         }
     }
 
+    /// As dropping it, but at once: it works on what nobody waits for any more.
+    pub(super) fn abandon(mut self) {
+        self.leave(Duration::ZERO);
+    }
+
+    fn leave(&mut self, patience: Duration) {
+        self.client = None;
+        if let Some(group) = self.group.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            // Outside a runtime, or when it ends, dropping the group kills it at once.
+            self.tasks.spawn("worker end", async move {
+                group.end(patience).await;
+            });
+        }
+    }
+
     async fn error(&self, what: &str) -> Error {
         tokio::select! {
             biased;
@@ -198,15 +228,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.client = None;
-        if let Some(group) = self.group.take()
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
-            // Outside a runtime, or when it ends, dropping the group kills it at once.
-            self.tasks.spawn("worker end", async move {
-                group.end(Duration::ZERO).await;
-            });
-        }
+        self.leave(FAREWELL);
     }
 }
 
@@ -240,11 +262,14 @@ impl Group {
                 drop(watched.readable().await);
                 return;
             }
-            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            while let Ok(None) = rustix::process::waitid(WaitId::Pid(pid), look) {
+            while !has_ended(pid) {
                 clock.sleep(LOOK_EVERY).await;
             }
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.pid.is_none_or(has_ended)
     }
 
     async fn exits_within(&self, patience: Duration) -> bool {
@@ -287,11 +312,17 @@ impl fmt::Debug for Group {
     }
 }
 
+/// Looks without reaping.
+fn has_ended(pid: Pid) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(rustix::process::waitid(WaitId::Pid(pid), look), Ok(None))
+}
+
 fn described(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => {
-            format!("ended with exit status {code}; a function must return, not end the process")
+            format!("ended with exit status {code}")
         }
         (None, Some(9)) => {
             "was killed by signal 9; if nobody did it, the machine had no memory left".to_owned()

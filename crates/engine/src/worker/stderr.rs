@@ -82,15 +82,15 @@ impl Stderr {
         drop(self.ended.subscribe().wait_for(|ended| *ended).await);
     }
 
-    /// The last lines, or nothing.
+    /// The last lines, or nothing. Where Python says where it was, our own frames are left out.
     pub(super) fn last_lines(&self) -> Option<String> {
         let last = self.lock();
-        (!last.is_empty()).then(|| {
-            last.iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>()
-                .join("\n")
-        })
+        let lines: Vec<&str> = last
+            .iter()
+            .map(String::as_str)
+            .filter(|line| !line.starts_with("  File \"<"))
+            .collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<String>> {

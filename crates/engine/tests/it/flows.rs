@@ -66,7 +66,10 @@ impl Bench {
         let lookup = SystemLookup::new(self.folder());
         let checked = check_text(text, "test", self.folder(), &self.functions, &lookup);
         assert!(checked.plan.is_some(), "{:#?}", checked.problems);
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let running = start(&checked.plan.unwrap(), options).unwrap();
             running.finished().await.report
@@ -74,7 +77,13 @@ impl Bench {
     }
 
     fn run(&self, text: &str) -> RunReport {
-        self.run_with(text, &RunOptions { limit: Some(Duration::from_secs(20)), ..RunOptions::default() })
+        self.run_with(
+            text,
+            &RunOptions {
+                limit: Some(Duration::from_secs(20)),
+                ..RunOptions::default()
+            },
+        )
     }
 }
 

@@ -8,6 +8,10 @@
 )]
 
 mod flows;
+mod functions;
+mod harness;
+mod http;
 mod mqtt;
 mod state;
 mod storages;
+mod worker;

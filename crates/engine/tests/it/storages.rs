@@ -1,8 +1,10 @@
 //! The storages against real files, links, full disks and kills.
 
+mod csv;
 mod damage;
 mod faults;
 mod files;
+mod sqlite;
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +19,10 @@ use wiredflow_engine::functions::Functions;
 use wiredflow_engine::storages::{STORAGES, StoragePlace};
 
 /// All kinds that are built in.
-const KINDS: [&str; 2] = ["json", "jsonl"];
+const KINDS: [&str; 4] = ["json", "jsonl", "csv", "sqlite"];
+
+/// Those that keep their rows in a text file of their own.
+const FILES: [&str; 3] = ["json", "jsonl", "csv"];
 
 /// A storage `numbers` of the flow `sensors`, as a flow file would have it.
 #[derive(Clone, Debug)]
@@ -284,14 +289,14 @@ fn update_over_many_rows_is_refused_and_the_rows_stay() {
 
 #[test]
 fn e1_a_value_that_is_too_deep_to_be_read_again_is_refused_alone() {
-    let nested = |depth: usize| (0..depth).fold(json!(1), |value, _| json!([value]));
+    let nested = |depth: usize| (0..depth).fold(json!(1), |value, _| Value::Array(vec![value]));
     for kind in KINDS {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path(), kind);
         let mut storage = place.open();
         let fits = json!({"a": nested(126)});
         commit(storage.as_mut(), std::slice::from_ref(&fits));
-        let refused = try_commit(storage.as_mut(), &[record(1), json!({"a": nested(127)})]);
+        let refused = try_commit(storage.as_mut(), &[record(1), json!({"a": nested(128)})]);
         assert_eq!(refused.as_ref().unwrap_err().record(), Some(1), "{kind}");
         check_refused(refused, ErrorKind::Data, &["nested"]);
         assert_eq!(load(storage.as_mut()), all_loaded(kind, &[fits]), "{kind}");

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::frame::{
@@ -17,7 +16,7 @@ use wiredflow_core::frame::{
 use wiredflow_core::storage::Query;
 use wiredflow_core::{Error, Map, Result, Value};
 
-use super::{Event, Open, Shared, StartError, WorkerHost, encoded};
+use super::{Event, Loss, Open, Shared, StartError, WorkerHost, encoded};
 use crate::clock::Clock;
 use crate::tasks::Tasks;
 
@@ -49,13 +48,13 @@ impl Reader {
         reader: impl AsyncRead + Unpin,
         ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) {
-        let reason = self.read(reader, ended).await;
+        let loss = self.read(reader, ended).await;
         self.shared.gate.open();
         if let Some(ready) = self.ready.take() {
             // Nobody waits when the start was given up.
-            drop(ready.send(Err(StartError::Lost(reason.clone()))));
+            drop(ready.send(Err(StartError::Lost(loss.clone()))));
         }
-        self.shared.lose(reason);
+        self.shared.lose(loss);
     }
 
     /// Says why it has stopped.
@@ -63,13 +62,14 @@ impl Reader {
         &mut self,
         mut reader: impl AsyncRead + Unpin,
         mut ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    ) -> String {
+    ) -> Loss {
+        let gone = |reason: &str| Loss::Gone(reason.to_owned());
         let mut bytes = BytesMut::with_capacity(CHUNK);
         let mut patience = self.silence;
-        let mut gone = false;
+        let mut has_ended = false;
         loop {
             if let Err(reason) = self.take_all(&mut bytes) {
-                return reason;
+                return Loss::Broke(reason);
             }
             bytes.reserve(CHUNK);
             let silence = async {
@@ -81,18 +81,18 @@ impl Reader {
             tokio::select! {
                 biased;
                 read = reader.read_buf(&mut bytes) => match read {
-                    Ok(0) if bytes.is_empty() => return "it has gone".to_owned(),
-                    Ok(0) => return "it went away in the middle of a frame".to_owned(),
+                    Ok(0) if bytes.is_empty() => return gone("it has gone"),
+                    Ok(0) => return gone("it went away in the middle of a frame"),
                     Ok(_) => {}
-                    Err(error) => return format!("it cannot be read: {error}"),
+                    Err(error) => return Loss::Gone(format!("it cannot be read: {error}")),
                 },
-                () = &mut ended, if !gone => {
-                    gone = true;
+                () = &mut ended, if !has_ended => {
+                    has_ended = true;
                     patience = Some(REST);
                 }
-                () = silence => return match gone {
-                    true => "it has gone".to_owned(),
-                    false => "it gives no sign of life".to_owned(),
+                () = silence => return match has_ended {
+                    true => gone("it has gone"),
+                    false => Loss::Broke("it gives no sign of life".to_owned()),
                 },
             }
         }
@@ -155,19 +155,18 @@ impl Reader {
                 open.outputs
             ));
         }
+        if seq >= open.asked.load(Ordering::Relaxed) {
+            return Err(format!(
+                "it gave more outputs of call {id} than were asked for"
+            ));
+        }
         open.outputs += 1;
-        let sent = open
-            .events
-            .try_send(Event::Output(Payload::into_batch(batch)));
+        let event = Event::Output(Payload::into_batch(batch));
+        // There is a place for each output that was asked for; and nobody may wait for the call any more.
+        drop(open.events.try_send(event));
         drop(calls);
         self.shared.gate.open();
-        match sent {
-            // A closed channel: nobody waits for the call any more.
-            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
-            Err(TrySendError::Full(_)) => Err(format!(
-                "it gave more outputs of call {id} than were asked for"
-            )),
-        }
+        Ok(())
     }
 
     fn end_call(&mut self, id: u64, end: Event) -> Result<(), String> {
@@ -279,7 +278,7 @@ impl Reader {
 /// Also when the reader's task is ended from outside no call waits for ever.
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.shared.lose("the pipeline ends".to_owned());
+        self.shared.lose(Loss::Gone("the pipeline ends".to_owned()));
     }
 }
 

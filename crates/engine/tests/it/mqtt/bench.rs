@@ -6,24 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
-use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::config::FlowConfig;
 use wiredflow_core::config_reader::read_flow;
 use wiredflow_core::delivery::{Delivery, Outcome, Payload, Settled, Token};
 use wiredflow_core::fields::Reading;
 use wiredflow_core::node::Node;
-use wiredflow_core::stage::{AnySource, Cx};
-use wiredflow_core::storage::{CommitReceipt, Epoch};
+use wiredflow_core::stage::AnySource;
+use wiredflow_core::storage::CommitReceipt;
 use wiredflow_core::{Error, Result, yaml};
 use wiredflow_engine::catalogue::CheckCx;
-use wiredflow_engine::clock::{Clock, Dice};
+use wiredflow_engine::clock::Dice;
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::resources::Resources;
 use wiredflow_engine::senders::{AnySender, Message, SENDERS};
 use wiredflow_engine::sources::SOURCES;
-use wiredflow_engine::storages::StorageHandles;
-use wiredflow_engine::tasks::Tasks;
+
+use crate::harness;
 
 /// Longer than anything here should take.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -46,17 +44,10 @@ impl Bench {
 
     fn resources(&self, stage: &str) -> Resources {
         Resources {
-            flow: "flow".into(),
             pipeline: "numbers".into(),
             stage: stage.into(),
-            folder: self.folder().into(),
-            state_folder: self.folder().join("state").into(),
-            clock: Clock::real(),
             dice: Dice::from_system(),
-            storages: StorageHandles::default(),
-            functions: Functions::default(),
-            tasks: Tasks::default(),
-            stop: CancellationToken::new(),
+            ..harness::resources(self.folder())
         }
     }
 
@@ -263,14 +254,6 @@ pub(crate) fn texts(got: &[Got]) -> Vec<&str> {
     got.iter().map(Got::text).collect()
 }
 
-struct Uncharged;
-
-impl Charge for Uncharged {
-    fn enter(&self, activity: Activity) -> Activity {
-        activity
-    }
-}
-
 /// A sender and the flow's part of it.
 pub(crate) struct Outgoing(Box<dyn AnySender>);
 
@@ -282,16 +265,7 @@ impl Outgoing {
             json: true,
         };
         let messages: Vec<Message> = bodies.iter().enumerate().map(message).collect();
-        let cx = Cx {
-            flow: "flow".into(),
-            pipeline: "numbers".into(),
-            stage: "send".into(),
-            params: Arc::default(),
-            attempt: 1,
-            epoch: Epoch::default(),
-            deadline: None,
-            charge: Arc::new(Uncharged),
-        };
+        let (cx, _) = harness::cx(serde_json::Value::Null);
         tokio::time::timeout(SOON, self.0.send_boxed(&messages, &cx))
             .await
             .expect("the sender sends or says why not")

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use wiredflow_core::ErrorKind;
 use wiredflow_core::storage::Mapping;
 
-use super::{Place, all_loaded, check_refused, commit, load, record, records};
+use super::{FILES, Place, all_loaded, check_refused, commit, load, record, records};
 
-const FILES: [&str; 2] = ["json", "jsonl"];
+/// Those with one JSON record on each line.
+const RECORDS: [&str; 2] = ["json", "jsonl"];
 
 /// The files that were kept beside a data file, oldest first.
 fn kept_aside(place: &Place) -> Vec<Vec<u8>> {
@@ -47,7 +48,11 @@ fn three_commits(place: &Place, last: &[Value]) -> (Vec<u8>, usize) {
     commit(storage.as_mut(), &records(0..1));
     commit(storage.as_mut(), &records(1..3));
     let before = fs::metadata(place.file()).unwrap().len() as usize;
-    let before = before - if place.kind == "json" { 3 } else { 1 };
+    let before = match place.kind {
+        "json" => before - 3,
+        "jsonl" => before - 1,
+        _ => before,
+    };
     commit(storage.as_mut(), last);
     drop(storage);
     (fs::read(place.file()).unwrap(), before)
@@ -299,7 +304,7 @@ fn an_array_that_was_edited_by_hand_in_its_middle_is_still_an_array() {
 
 #[test]
 fn b7_a_damaged_line_in_the_middle_is_named_and_not_passed_over() {
-    for kind in FILES {
+    for kind in RECORDS {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path(), kind);
         commit(
@@ -360,7 +365,7 @@ fn a_bare_object_becomes_the_one_object_of_update() {
 
 #[test]
 fn blank_files_and_byte_order_marks_of_editors_do_no_harm() {
-    for kind in FILES {
+    for kind in RECORDS {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path(), kind);
         fs::create_dir(folder.path().join("data")).unwrap();

@@ -1,0 +1,205 @@
+//! `sqlite`: a table, with rows and the source's cursor in one transaction.
+//!
+//! One column for each top-level field, added when it is first seen. A record that is no object goes to
+//! a column `value`. How values are kept is in [`values`]; what SQLite does not tell apart stays so:
+//! columns `A` and `a` are one, and a null and a missing field are both NULL and loaded as null.
+
+mod columns;
+mod failure;
+mod opening;
+mod plan;
+mod table;
+mod values;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use wiredflow_core::config;
+use wiredflow_core::node::Node;
+use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, Storage};
+use wiredflow_core::{Error, Result, Value};
+
+use super::StoragePlace;
+use crate::catalogue::{CheckCx, StorageKind};
+use crate::files::records::merged;
+use failure::Failure;
+use plan::Plan;
+use table::Table;
+
+config! {
+    /// A table of an SQLite database, with a column for each field.
+    pub(crate) struct SqliteConfig short path {
+        /// The database file; left out, `data/FLOW.db`.
+        path: Option<String>,
+        /// The table; left out, the storage's name.
+        table: Option<String>,
+    }
+}
+
+/// The open table.
+#[derive(Debug)]
+pub(crate) struct Sqlite {
+    name: Arc<str>,
+    path: PathBuf,
+    /// Device and inode of the file that is open.
+    file: (u64, u64),
+    connection: Connection,
+    table: Table,
+}
+
+impl StorageKind for Sqlite {
+    const NAME: &'static str = "sqlite";
+    const EXAMPLE: &'static str = "sqlite: {path: data/numbers.db, table: numbers}";
+    type Config = SqliteConfig;
+
+    fn check(config: &SqliteConfig, place: &StoragePlace, node: &Node, cx: &mut CheckCx<'_>) {
+        let span = |key: &str| node.entry(key).map_or(node.span, |entry| entry.value.span);
+        let table = config.table.as_deref().unwrap_or(&place.name);
+        if let Err(reason) = columns::check_table(table) {
+            cx.reading.error(span("table"), reason);
+        }
+        if config
+            .path
+            .as_ref()
+            .is_some_and(|path| path.is_empty() || path.contains('\0'))
+        {
+            cx.reading
+                .error(span("path"), "`path` is not the path of a file");
+        }
+        if let Some(key) = &place.key {
+            if let Err(reason) = columns::check_column(key) {
+                cx.reading.error(node.span, format!("`key`: {reason}"));
+            }
+            if place.mapping == Mapping::Update {
+                let message = "`key` has no use with `mapping: update`, which keeps one row";
+                cx.reading.error(node.span, message);
+            }
+        }
+    }
+
+    fn open(config: SqliteConfig, place: &StoragePlace) -> Result<Self> {
+        let path = match config.path {
+            Some(path) => place.folder.join(path),
+            None => place.folder.join("data").join(format!("{}.db", place.flow)),
+        };
+        let name = config.table.unwrap_or_else(|| place.name.to_string());
+        let (connection, file) = opening::open(&path)?;
+        let table = Table::read(&connection, name, place.mapping, place.key.clone());
+        let table = table.map_err(|failure| failure.into_error(&path))?;
+        Ok(Self {
+            name: Arc::clone(&place.name),
+            path,
+            file,
+            connection,
+            table,
+        })
+    }
+}
+
+impl Storage for Sqlite {
+    /// A cursor is kept with the owner's epoch, and so is the epoch of commits without a cursor; a commit
+    /// of an earlier owner is refused with all its rows.
+    fn commit(
+        &mut self,
+        rows: &[&Value],
+        cursor: Option<&Cursor>,
+        epoch: Epoch,
+    ) -> Result<CommitReceipt> {
+        check_unchanged(&self.path, self.file)?;
+        let object;
+        let one;
+        let rows_to_write = if self.table.mapping() == Mapping::Update {
+            object = merged(None, rows)?.map(Value::Object);
+            one = object.as_ref();
+            one.as_slice()
+        } else {
+            rows
+        };
+        let plan = self.table.plan(rows_to_write)?;
+        let nothing = rows_to_write.is_empty() && self.table.mapping() != Mapping::Overwrite;
+        if !nothing || cursor.is_some() {
+            let written = write(
+                &mut self.connection,
+                &self.table,
+                &plan,
+                rows_to_write,
+                cursor,
+                epoch,
+            );
+            written.map_err(|failure| failure.into_error(&self.path))?;
+            self.table.keep(plan);
+        }
+        Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn load(&mut self, query: &Query) -> Result<Loaded> {
+        check_unchanged(&self.path, self.file)?;
+        let loaded = self.table.load(&self.connection, query.limit);
+        loaded.map_err(|failure| failure.into_error(&self.path))
+    }
+}
+
+fn write(
+    connection: &mut Connection,
+    table: &Table,
+    plan: &Plan,
+    rows: &[&Value],
+    cursor: Option<&Cursor>,
+    epoch: Epoch,
+) -> Result<(), Failure> {
+    // Immediate: it waits for its turn here, and never has to give up half of its work. Dropped, it
+    // rolls back.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if cursor.is_some() || epoch > Epoch::default() {
+        move_cursor(&transaction, table.name(), cursor, epoch)?;
+    }
+    table.write(&transaction, plan, rows)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Keeps the cursor, unless a later owner has been here.
+fn move_cursor(
+    transaction: &Transaction<'_>,
+    table: &str,
+    cursor: Option<&Cursor>,
+    epoch: Epoch,
+) -> Result<(), Failure> {
+    let (source, position) = match cursor {
+        Some(cursor) => (cursor.source.as_str(), Some(cursor.position.as_str())),
+        None => ("", None),
+    };
+    let sql =
+        "INSERT INTO _wiredflow_cursors (storage, source, position, epoch) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET position = excluded.position, epoch = excluded.epoch
+         WHERE excluded.epoch >= epoch";
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS _wiredflow_cursors (
+             storage TEXT NOT NULL, source TEXT NOT NULL, position TEXT, epoch INTEGER NOT NULL,
+             PRIMARY KEY (storage, source)) WITHOUT ROWID",
+    )?;
+    let number = i64::try_from(epoch.0).unwrap_or(i64::MAX);
+    let moved = transaction
+        .prepare_cached(sql)?
+        .execute((table, source, position, number))?;
+    if moved == 1 {
+        return Ok(());
+    }
+    Err(Failure::from(Error::config(format!(
+        "another owner has taken over `{table}`: its epoch is past {}; stop this process",
+        epoch.0
+    ))))
+}
+
+/// Refuses to write to a file that nobody will find.
+fn check_unchanged(path: &Path, file: (u64, u64)) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(now) if (now.dev(), now.ino()) == file => Ok(()),
+        _ => Err(Error::remote(format!(
+            "`{}` was removed or replaced by another program; it is opened again",
+            path.display()
+        ))),
+    }
+}

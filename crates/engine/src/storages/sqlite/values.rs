@@ -1,0 +1,71 @@
+//! How JSON values are kept in SQLite, and read again.
+//!
+//! A column has no type unless its first value is nested, so that every value keeps its own: integers
+//! are exact, reals are reals, text is text. Booleans are 1 and 0. An integer over 2^63 - 1 is kept as
+//! text. Nested values are JSON text; a column that was made for them is declared `JSON_TEXT`, holds
+//! JSON only (a text in quotes), and is read as JSON. A nested value that comes later to a column without
+//! type is JSON text that is read as text.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use serde_json::Number;
+use wiredflow_core::Value;
+
+use crate::files::value::write_json;
+
+/// The declared type of columns that hold JSON. Its TEXT affinity leaves the text as it is, which plain
+/// `JSON` would not: SQLite takes that for a number's type.
+pub(super) const JSON_TEXT: &str = "JSON_TEXT";
+
+/// Whether a value makes a new column one of JSON.
+pub(super) fn is_nested(value: &Value) -> bool {
+    value.is_array() || value.is_object()
+}
+
+/// A value on its way into a column.
+pub(super) struct Cell<'v> {
+    pub(super) value: &'v Value,
+    /// The column holds JSON.
+    pub(super) json: bool,
+}
+
+impl ToSql for Cell<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self.value {
+            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Value::Array(_) | Value::Object(_) => json_text(self.value)?,
+            value if self.json => json_text(value)?,
+            Value::Bool(truth) => ToSqlOutput::from(*truth),
+            Value::String(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(integer), _) => ToSqlOutput::from(integer),
+                (None, Some(real)) if number.is_f64() => ToSqlOutput::from(real),
+                _ => ToSqlOutput::from(number.to_string()),
+            },
+        })
+    }
+}
+
+fn json_text(value: &Value) -> rusqlite::Result<ToSqlOutput<'static>> {
+    let mut text = Vec::new();
+    write_json(value, &mut text)
+        .map_err(|reason| rusqlite::Error::ToSqlConversionFailure(reason.into()))?;
+    Ok(ToSqlOutput::from(
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
+}
+
+/// A stored value as JSON. Bytes, which another program may have stored, come as base64.
+pub(super) fn read(stored: ValueRef<'_>, json: bool) -> Value {
+    match stored {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(integer) => Value::from(integer),
+        ValueRef::Real(real) => Number::from_f64(real).map_or(Value::Null, Value::Number),
+        ValueRef::Text(text) => {
+            let parsed = json.then(|| serde_json::from_slice(text).ok()).flatten();
+            parsed.unwrap_or_else(|| Value::String(String::from_utf8_lossy(text).into_owned()))
+        }
+        ValueRef::Blob(bytes) => Value::String(STANDARD.encode(bytes)),
+    }
+}
