@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod catalogue;
 mod flows;
 mod functions;
 mod harness;
