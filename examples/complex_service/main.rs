@@ -2,6 +2,11 @@
 //!
 //! `cargo run --example complex_service -- run` (with `wiredflow mock` in another terminal).
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "a function owns the call that it gets"
+)]
+
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -20,10 +25,15 @@ fn main() -> ExitCode {
                 .store(json("data").preprocess("add_datetime"))
         })
         .pipeline("http_letters", |pipeline| {
-            pipeline.every("10s").http(http(&letters)).store(json("data").mapping("overwrite"))
+            pipeline
+                .every("10s")
+                .http(http(&letters))
+                .store(json("data").mapping("overwrite"))
         })
         .pipeline("mqtt_numbers", |pipeline| {
-            pipeline.source(mqtt(&broker, "/demo/integers")).store(sqlite())
+            pipeline
+                .source(mqtt(&broker, "/demo/integers"))
+                .store(sqlite())
         })
         .pipeline("logic", |pipeline| {
             pipeline
@@ -46,12 +56,19 @@ fn order_and_calculate(call: Call) -> Result<Value> {
     let polled: Vec<i64> = numbers(&call.load("http_numbers")?, "Generated random number");
     let streamed: Vec<i64> = numbers(&call.load("mqtt_numbers")?, "Generated number");
     let letters = call.load("http_letters")?;
-    let Some(letter) = letters.last().and_then(|row| row["Generated random letter"].as_str()) else {
+    let Some(letter) = letters
+        .last()
+        .and_then(|row| row["Generated random letter"].as_str())
+    else {
         return Ok(Value::Null);
     };
     let (polled_sum, streamed_sum) = (polled.iter().sum::<i64>(), streamed.iter().sum::<i64>());
     let upper = letter.chars().all(char::is_uppercase);
-    let calculated = if upper { polled_sum + streamed_sum } else { polled_sum - streamed_sum };
+    let calculated = if upper {
+        polled_sum + streamed_sum
+    } else {
+        polled_sum - streamed_sum
+    };
     let mut sorted: Vec<i64> = polled.into_iter().chain(streamed).collect();
     sorted.sort_unstable();
     let field = if upper { "uppercase" } else { "lowercase" };
@@ -64,15 +81,25 @@ fn order_and_calculate(call: Call) -> Result<Value> {
 
 /// The numbers of a field: as they are, or as text.
 fn numbers(rows: &[Value], field: &str) -> Vec<i64> {
-    let number = |row: &Value| row[field].as_i64().or_else(|| row[field].as_str()?.parse().ok());
+    let number = |row: &Value| {
+        row[field]
+            .as_i64()
+            .or_else(|| row[field].as_str()?.parse().ok())
+    };
     rows.iter().filter_map(number).collect()
 }
 
 /// A sender of one's own: one line for each result.
 fn write_report(call: Call) -> Result<Value> {
     let count = call.data["sorted list"].as_array().map_or(0, Vec::len);
-    let line = format!("{count} numbers, calculated value {}\n", call.data["calculated value"]);
-    let file = std::fs::OpenOptions::new().create(true).append(true).open("data/report.txt");
+    let line = format!(
+        "{count} numbers, calculated value {}\n",
+        call.data["calculated value"]
+    );
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open("data/report.txt");
     file.and_then(|mut file| file.write_all(line.as_bytes()))
         .map_err(|error| Error::data(format!("cannot write the report: {error}")))?;
     Ok(Value::Null)

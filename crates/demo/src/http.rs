@@ -1,10 +1,6 @@
 //! Three small HTTP servers: a greeting, random letters, random integers.
 
-use std::{
-    collections::VecDeque,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use axum::{
     Router,
@@ -18,10 +14,9 @@ use rand::Rng;
 use crate::{
     Error, Result,
     background::{Background, Stop},
+    kept::Kept,
 };
 
-/// How many of the bodies that were sent to the servers are kept; the oldest go first.
-const KEPT: usize = 1000;
 /// How many items one query for integers may give.
 const MOST_ITEMS: usize = 6;
 
@@ -58,7 +53,7 @@ pub struct Received {
     pub body: String,
 }
 
-type Log = Arc<Mutex<VecDeque<Received>>>;
+type Log = Kept<Received>;
 
 impl HttpPeers {
     /// Starts the servers on the given ports of 127.0.0.1; 0 is any free port.
@@ -72,7 +67,7 @@ impl HttpPeers {
             addresses.push(address);
             servers.push((server, listener));
         }
-        let log = Arc::clone(&received);
+        let log = received.clone();
         let (running, ()) = Background::start("HTTP peers", |stop| serve(servers, log, stop))?;
         let addresses = [addresses[0], addresses[1], addresses[2]];
         Ok(Self {
@@ -94,12 +89,12 @@ impl HttpPeers {
 
     /// What was PUT and POSTed, oldest first: the last thousand bodies.
     pub fn received(&self) -> Vec<Received> {
-        self.received
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.received.since(0).0
+    }
+
+    /// As `received`, without the first `seen`; and how many there were in all.
+    pub fn received_since(&self, seen: u64) -> (Vec<Received>, u64) {
+        self.received.since(seen)
     }
 
     /// Ends what is being answered, for half a second at most, and frees the ports.
@@ -189,7 +184,7 @@ async fn serve(
             })?;
         let router = Router::new()
             .fallback(answer)
-            .with_state((server, Arc::clone(&log)));
+            .with_state((server, log.clone()));
         let stop = stop.clone();
         running.spawn(async move {
             let served = axum::serve(listener, router)
@@ -219,11 +214,7 @@ async fn answer(
             .path_and_query()
             .map_or("/", |path| path.as_str())
             .to_owned();
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.len() == KEPT {
-            log.pop_front();
-        }
-        log.push_back(Received {
+        log.push(Received {
             server,
             method: method.to_string(),
             path,

@@ -8,11 +8,14 @@ mod background;
 mod broker;
 mod error;
 mod http;
+mod kept;
+mod listener;
 mod peers;
 mod publisher;
 
 pub use broker::{Broker, Login};
 pub use error::{Error, Result};
 pub use http::{HttpPeers, Received, Server};
+pub use listener::Heard;
 pub use peers::{Peers, Ports};
 pub use publisher::{LETTERS_TOPIC, NUMBERS_TOPIC, Publisher};

@@ -2,15 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{Broker, HttpPeers, Publisher, Received, Result, Server};
+use crate::{Broker, Heard, HttpPeers, Publisher, Received, Result, Server, listener::Listener};
 
 /// How often upstream's publishers say something.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The HTTP servers, the broker and the publisher, running. Dropping them stops them all.
+/// The HTTP servers, the broker, the publisher and a listener, running. Dropping them stops them all.
 #[derive(Debug)]
 pub struct Peers {
     publisher: Publisher, // the order of the fields is the order in which they end
+    listener: Listener,
     http: HttpPeers,
     broker: Broker,
 }
@@ -56,9 +57,11 @@ impl Peers {
     pub fn start_publishing_every(period: Duration, ports: Ports) -> Result<Self> {
         let http = HttpPeers::start(ports.hello, ports.letters, ports.integers)?;
         let broker = Broker::start(ports.mqtt)?;
+        let listener = Listener::start(broker.address())?;
         let publisher = Publisher::start(broker.address(), None, period)?;
         Ok(Self {
             publisher,
+            listener,
             http,
             broker,
         })
@@ -79,9 +82,21 @@ impl Peers {
         self.http.received()
     }
 
+    /// As `received`, without the first `seen`; and how many there were in all.
+    pub fn received_since(&self, seen: u64) -> (Vec<Received>, u64) {
+        self.http.received_since(seen)
+    }
+
+    /// What others than the publisher sent to the broker, oldest first, without the first `seen`, as far as
+    /// it is among the last thousand; and how many there were in all.
+    pub fn heard_since(&self, seen: u64) -> (Vec<Heard>, u64) {
+        self.listener.since(seen)
+    }
+
     /// Stops all peers and frees their ports. Blocks, usually for less than a tenth of a second.
     pub fn stop(self) {
         self.publisher.stop();
+        self.listener.stop();
         self.http.stop();
         self.broker.stop();
     }

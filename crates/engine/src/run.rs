@@ -17,7 +17,7 @@ mod stopping;
 mod trigger;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -141,6 +141,23 @@ impl Stopper {
     /// Waits until intake has ended, for whatever reason.
     pub async fn stopped(&self) {
         self.stopping.intake_over().await;
+    }
+}
+
+/// Reads the figures of a running flow, also while its end is awaited. A cheap clone.
+#[derive(Clone)]
+pub struct Figures(Weak<Shared>);
+
+impl std::fmt::Debug for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+impl Figures {
+    /// The figures now; none after the end.
+    pub fn snapshot(&self) -> Option<RunReport> {
+        self.0.upgrade().map(|shared| shared.report())
     }
 }
 
@@ -303,6 +320,11 @@ impl Running {
     /// The figures now.
     pub fn snapshot(&self) -> RunReport {
         self.shared.report()
+    }
+
+    /// What reads the figures while the end is awaited.
+    pub fn figures(&self) -> Figures {
+        Figures(Arc::downgrade(&self.shared))
     }
 
     /// What stops it.

@@ -280,3 +280,25 @@ fn stopped_peers_free_their_ports_at_once_even_with_clients_connected() {
         .expect("the ports are free again")
         .stop();
 }
+
+#[tokio::test]
+async fn what_a_flow_sends_to_the_broker_is_heard_and_the_publishers_own_words_are_not() {
+    let peers = Peers::start_publishing_every(FAST, Ports::FREE).unwrap();
+    let (client, mut events) = subscribed(peers.broker(), &["demo/#"]).await;
+    client
+        .publish("demo/sorted", "[1, 2]", PublishOptions::at_least_once())
+        .await
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while peers.heard_since(0).1 == 0 {
+        assert!(Instant::now() < deadline);
+        drop(tokio::time::timeout(FAST, events.poll()).await);
+    }
+    let (heard, total) = peers.heard_since(0);
+    assert_eq!(
+        (heard[0].topic.as_str(), heard[0].body.as_str()),
+        ("demo/sorted", "[1, 2]")
+    );
+    assert_eq!((heard.len(), total), (1, 1));
+    assert_eq!(peers.heard_since(1).0, []);
+}

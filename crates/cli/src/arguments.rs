@@ -1,0 +1,237 @@
+//! The command line, as clap knows it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::log::{LogFormat, LogLevel};
+use crate::verbs;
+
+/// The verbs that have a place in the interface and no code yet.
+pub(crate) const NOT_BUILT_YET: &[&str] = &[
+    "graph", "test", "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker",
+    "status", "logs", "pause", "resume", "trigger", "remotes",
+];
+
+/// Data services from one file: collect, compute, store and send
+#[derive(Debug, Parser)]
+#[command(
+    name = "wiredflow",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+#[command(
+    after_help = "A flow is a file of pipelines; a pipeline has one trigger and a list of stages.
+
+Examples:
+  wiredflow demo                  watch a whole service work, with everything it needs inside
+  wiredflow init my_service       write a first flow of your own
+  wiredflow check flow.yaml       all problems of a flow, with their places
+  wiredflow run flow.yaml         run it until ^C
+  wiredflow stages http           what a stage can do, key by key
+
+`wiredflow VERB --help` shows more, with examples."
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What goes with every verb.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Options of every verb")]
+pub(crate) struct Global {
+    /// The least that is logged; logs go to standard error
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        value_enum,
+        hide_possible_values = true
+    )]
+    #[arg(
+        help = "What is logged, to standard error: off, error, warn, info (default), debug, trace"
+    )]
+    pub(crate) log_level: Option<LogLevel>,
+
+    /// How log lines look: text or json
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        hide_possible_values = true
+    )]
+    #[arg(default_value = "text", hide_default_value = true)]
+    #[arg(help = "How log lines look: text (default) or json")]
+    pub(crate) log_format: LogFormat,
+
+    /// The folder of the flow's state, in the place of the one that the flow names
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Say only what goes wrong: no progress, no summary, logs from `warn` up
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Demo(verbs::demo::Demo),
+    Mock(verbs::mock::Mock),
+    Init(verbs::init::Init),
+    Check(verbs::check::Check),
+    Run(verbs::run::Run),
+    Runs(verbs::runs::Runs),
+    DeadLetters(verbs::dead_letters::DeadLetters),
+    Stages(verbs::stages::Stages),
+}
+
+/// What the command line says.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// A verb.
+    Verb(Box<Arguments>),
+    /// A verb that is not built yet.
+    NotBuiltYet(String),
+}
+
+/// Whether the program has a flow of its own, so that FILE can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linked {
+    Flow,
+    None,
+}
+
+/// Reads the command line. Help and version are errors of clap's too: they print themselves.
+pub(crate) fn read(
+    arguments: impl IntoIterator<Item = OsString>,
+    linked: Linked,
+) -> Result<Said, clap::Error> {
+    let mut command = command(linked);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    if let Some(name) = matches.subcommand_name()
+        && NOT_BUILT_YET.contains(&name)
+    {
+        return Ok(Said::NotBuiltYet(name.to_owned()));
+    }
+    let arguments = Arguments::from_arg_matches(&matches);
+    arguments
+        .map(|arguments| Said::Verb(Box::new(arguments)))
+        .map_err(|error| error.format(&mut command))
+}
+
+/// The whole command, with the verbs that are not built yet.
+pub(crate) fn command(linked: Linked) -> clap::Command {
+    let mut command = Arguments::command();
+    if linked == Linked::None {
+        for verb in ["check", "run", "runs"] {
+            command = command.mut_subcommand(verb, file_is_required);
+        }
+        command = command.mut_subcommand("dead-letters", |verb| {
+            ["list", "show"].into_iter().fold(verb, |verb, inner| {
+                verb.mut_subcommand(inner, file_is_required)
+            })
+        });
+    }
+    for name in NOT_BUILT_YET {
+        command = command.subcommand(later(name));
+    }
+    let list = NOT_BUILT_YET.join(", ");
+    let examples = command.get_after_help().map(ToString::to_string);
+    command.after_help(format!(
+        "{}\n\nNot built yet: {list}.",
+        examples.unwrap_or_default()
+    ))
+}
+
+fn file_is_required(verb: clap::Command) -> clap::Command {
+    verb.mut_arg("file", |file| file.required(true))
+}
+
+/// A verb that takes anything and does nothing: what it will take is not to be guessed at now.
+pub(crate) fn later(name: &'static str) -> clap::Command {
+    let rest = clap::Arg::new("rest")
+        .num_args(0..)
+        .trailing_var_arg(true)
+        .allow_hyphen_values(true)
+        .value_parser(clap::value_parser!(OsString));
+    clap::Command::new(name)
+        .hide(true)
+        .disable_help_flag(true)
+        .arg(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_sound() {
+        command(Linked::None).debug_assert();
+        command(Linked::Flow).debug_assert();
+    }
+
+    fn said(line: &str, linked: Linked) -> Result<Said, clap::Error> {
+        read(line.split(' ').map(OsString::from), linked)
+    }
+
+    #[test]
+    fn a_program_with_a_flow_of_its_own_needs_no_file() {
+        for line in ["x check", "x run --once", "x runs", "x dead-letters list"] {
+            assert!(
+                matches!(said(line, Linked::Flow), Ok(Said::Verb(_))),
+                "{line}"
+            );
+            let kind = said(line, Linked::None).unwrap_err().kind();
+            assert_eq!(
+                kind,
+                clap::error::ErrorKind::MissingRequiredArgument,
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_verb_of_the_interface_is_known() {
+        let interface = [
+            "demo",
+            "mock",
+            "init",
+            "check",
+            "run",
+            "graph",
+            "test",
+            "profile",
+            "advise",
+            "simulate",
+            "split",
+            "apply",
+            "node",
+            "stop",
+            "status",
+            "logs",
+            "worker",
+            "runs",
+            "dead-letters",
+            "pause",
+            "resume",
+            "trigger",
+            "remotes",
+            "stages",
+        ];
+        let command = command(Linked::None);
+        for verb in interface {
+            assert!(command.find_subcommand(verb).is_some(), "{verb}");
+        }
+    }
+}

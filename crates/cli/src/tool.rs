@@ -1,0 +1,114 @@
+//! From the arguments to a verb and its exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use wiredflow_core::config_reader::not_built_yet;
+use wiredflow_engine::builder::Flow;
+use wiredflow_engine::functions::Functions;
+
+use crate::arguments::{self, Arguments, Global, Linked, Said, Verb};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::log::{self, LogLevel};
+use crate::paint::{Ink, printable_lines};
+use crate::screen::Screen;
+
+/// What every verb is given.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    pub(crate) screen: Arc<Screen>,
+    pub(crate) global: Global,
+    pub(crate) flow: Option<Flow>,
+}
+
+impl Tool {
+    /// The Rust functions that are linked in.
+    pub(crate) fn functions(&self) -> Functions {
+        let flow = self.flow.as_ref();
+        flow.map(|flow| flow.functions().clone())
+            .unwrap_or_default()
+    }
+
+    /// Prints one JSON document.
+    pub(crate) fn print_json(&self, document: &impl serde::Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(document)
+            .map_err(|error| Failure::failed(format!("the document cannot be written: {error}")))?;
+        self.screen.print(&format!("{text}\n"))
+    }
+}
+
+/// Runs the tool to its end.
+pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>, flow: Option<Flow>) -> ExitCode {
+    let linked = if flow.is_some() {
+        Linked::Flow
+    } else {
+        Linked::None
+    };
+    let screen = Arc::new(Screen::of_process());
+    let said = match arguments::read(arguments, linked) {
+        Ok(Said::Verb(arguments)) => arguments,
+        Ok(Said::NotBuiltYet(verb)) => {
+            return end(&screen, Err(Failure::wrong(not_built_yet(&verb))));
+        }
+        Err(error) => return usage(&error),
+    };
+    let Arguments { global, verb } = *said;
+    let quiet = if global.quiet {
+        LogLevel::Warn
+    } else {
+        LogLevel::Info
+    };
+    log::start(
+        &screen,
+        global.log_level.unwrap_or(quiet),
+        global.log_format,
+    );
+    let tool = Tool {
+        screen: Arc::clone(&screen),
+        global,
+        flow,
+    };
+    end(&screen, dispatch(&tool, &verb))
+}
+
+fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
+    if tool.global.token_file.is_some() {
+        return Err(Failure::wrong(not_built_yet("--token-file")));
+    }
+    match verb {
+        Verb::Demo(demo) => demo.run(tool),
+        Verb::Mock(mock) => mock.run(tool),
+        Verb::Init(init) => init.run(tool),
+        Verb::Check(check) => check.run(tool),
+        Verb::Run(run) => run.run(tool),
+        Verb::Runs(runs) => runs.run(tool),
+        Verb::DeadLetters(dead_letters) => dead_letters.run(tool),
+        Verb::Stages(stages) => stages.run(tool),
+    }
+}
+
+/// Help, the version, or what is wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody may be there to read it; the exit code says the same.
+    drop(error.print());
+    if error.use_stderr() {
+        Exit::Wrong
+    } else {
+        Exit::Done
+    }
+    .into()
+}
+
+fn end(screen: &Screen, outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(exit) => exit,
+        Err(Failure::Closed) => Exit::Done,
+        Err(Failure::Told(exit, message)) => {
+            let word = screen.err().paint.with(Ink::Red, "error:");
+            screen.tell(&format!("{word} {}\n", printable_lines(&message, "  ")));
+            exit
+        }
+    }
+    .into()
+}

@@ -1,0 +1,10 @@
+//! The verbs, one file each.
+
+pub(crate) mod check;
+pub(crate) mod dead_letters;
+pub(crate) mod demo;
+pub(crate) mod init;
+pub(crate) mod mock;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod stages;

@@ -1,0 +1,189 @@
+//! `run`: runs a flow in this process.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wiredflow_core::config_reader::not_built_yet;
+use wiredflow_core::problem::possible;
+use wiredflow_core::units::parse_duration;
+use wiredflow_engine::observe::RunReport;
+use wiredflow_engine::plan::{Plan, TriggerPlan};
+use wiredflow_engine::run::RunOptions;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::service::{Served, serve};
+use crate::tool::Tool;
+use crate::{flow_file, live};
+
+/// How often the live lines are drawn anew.
+const REDRAW: Duration = Duration::from_secs(1);
+
+/// Run a flow until ^C, or for a time, or once
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The flow is checked first. ^C (or SIGTERM) ends intake and finishes what is in flight; a second
+one ends at once, and what is not finished then comes again at the next start.
+
+Examples:
+  wiredflow run flow.yaml                              until ^C
+  wiredflow run flow.yaml --once                       each pipeline once, now
+  wiredflow run flow.yaml --for 1m --json > run.json   a minute, with the figures at the end
+  wiredflow run flow.yaml --pipeline letters --log-level debug
+
+Exit codes: 0 done, 1 the flow failed, 2 the file or the arguments are wrong, 130 a second ^C."
+)]
+pub(crate) struct Run {
+    /// The flow file
+    file: Option<PathBuf>,
+
+    /// End intake after this time and finish what is in flight: 30s, 5m, 1h
+    #[arg(long = "for", value_name = "D", value_parser = parse_duration)]
+    limit: Option<Duration>,
+
+    /// Run each scheduled pipeline once, now, after its delay, and end
+    #[arg(long)]
+    once: bool,
+
+    /// Run only this pipeline; can be given several times
+    #[arg(long = "pipeline", value_name = "P")]
+    pipelines: Vec<String>,
+
+    /// Print one JSON document with all figures at the end
+    #[arg(long)]
+    json: bool,
+
+    #[arg(long, value_name = "URL", hide = true)]
+    engine: Option<String>,
+
+    #[arg(long, hide = true)]
+    attach: bool,
+
+    #[arg(long, value_name = "PLAN", hide = true)]
+    shadow: Option<PathBuf>,
+}
+
+impl Run {
+    pub(crate) fn run(&self, tool: &Tool) -> Outcome {
+        for (option, given) in [
+            ("--engine", self.engine.is_some()),
+            ("--attach", self.attach),
+            ("--shadow", self.shadow.is_some()),
+        ] {
+            if given {
+                return Err(Failure::wrong(not_built_yet(option)));
+            }
+        }
+        let subject = flow_file::check(tool, self.file.as_deref())?;
+        let (source, problems) = (&subject.source, &subject.checked.problems);
+        if !problems.is_empty() {
+            let is_over = subject.checked.plan.is_none();
+            if !is_over || !self.json {
+                tool.screen
+                    .tell(&source.report(problems, tool.screen.err().paint));
+            }
+            if is_over && self.json {
+                tool.print_json(&source.document(problems))?;
+            }
+        }
+        let Some(plan) = &subject.checked.plan else {
+            return Ok(Exit::Wrong);
+        };
+        self.fits(plan)?;
+        let options = RunOptions {
+            limit: self.limit,
+            once: self.once,
+            pipelines: self.pipelines.clone(),
+            state: tool.global.state.clone(),
+            ..RunOptions::default()
+        };
+        let served = follow(tool, plan, &options, self.json);
+        finish(tool, plan, served, self.json)
+    }
+
+    /// Whether the arguments go with the flow.
+    fn fits(&self, plan: &Plan) -> Result<(), Failure> {
+        let names = || plan.pipelines.iter().map(|pipeline| &*pipeline.name);
+        if let Some(unknown) = self
+            .pipelines
+            .iter()
+            .find(|name| names().all(|known| known != **name))
+        {
+            let help = possible(unknown, names());
+            return Err(Failure::wrong(format!(
+                "there is no pipeline `{unknown}`: {help}"
+            )));
+        }
+        let mut chosen = plan.pipelines.iter().filter(|pipeline| {
+            self.pipelines.is_empty() || self.pipelines.iter().any(|name| **name == *pipeline.name)
+        });
+        if self.once
+            && chosen.all(|pipeline| matches!(pipeline.trigger, TriggerPlan::Source { .. }))
+        {
+            let help =
+                "`--once` runs scheduled pipelines, and there is none; use `--for 10s` for streams";
+            return Err(Failure::wrong(help));
+        }
+        Ok(())
+    }
+}
+
+/// Runs the plan, with live lines where a person looks.
+fn follow(tool: &Tool, plan: &Plan, options: &RunOptions, json: bool) -> Result<Served, Failure> {
+    let screen = &tool.screen;
+    let err = screen.err();
+    let is_live = err.is_terminal && !json && !tool.global.quiet;
+    let count = if options.pipelines.is_empty() {
+        plan.pipelines.len()
+    } else {
+        options.pipelines.len()
+    };
+    tracing::info!(flow = %plan.name, pipelines = count, "running; ^C stops it");
+    let mut before: Option<RunReport> = None;
+    let served = serve(plan, options, is_live.then_some(REDRAW), &mut |report| {
+        if let Some(columns) = err.columns() {
+            screen.show(live::lines(&report, before.as_ref(), columns, err.paint));
+        }
+        before = Some(report);
+    });
+    screen.show(Vec::new());
+    served
+}
+
+/// Tells how it was.
+fn finish(tool: &Tool, plan: &Plan, served: Result<Served, Failure>, json: bool) -> Outcome {
+    let served = match served {
+        Ok(served) => served,
+        Err(failure) => {
+            if let (true, Failure::Told(_, message)) = (json, &failure) {
+                tool.print_json(&not_started(plan, message))?;
+            }
+            return Err(failure);
+        }
+    };
+    let out = tool.screen.out();
+    let printed = if json {
+        tool.print_json(&served.report)
+    } else if tool.global.quiet {
+        Ok(())
+    } else {
+        tool.screen
+            .print(&live::summary(&served.report, out.columns(), out.paint))
+    };
+    match printed {
+        // The flow has run; that nobody reads the summary does not change how.
+        Ok(()) | Err(Failure::Closed) => Ok(served.exit),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The document of a run that could not begin.
+fn not_started(plan: &Plan, message: &str) -> RunReport {
+    RunReport {
+        flow: plan.name.to_string(),
+        ok: false,
+        seconds: 0.0,
+        error: Some(message.to_owned()),
+        pipelines: std::collections::BTreeMap::new(),
+        stages: Vec::new(),
+    }
+}

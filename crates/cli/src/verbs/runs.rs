@@ -1,0 +1,105 @@
+//! `runs`: the history of a flow.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::json;
+use wiredflow_engine::state::{RunOutcome, Selection, StateReader, StoredRun};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::flow_file;
+use crate::live;
+use crate::paint::Ink;
+use crate::table::{Align, Cell, Table};
+use crate::tool::Tool;
+
+/// Show the history of a flow, newest first, whether it runs or not
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  wiredflow runs flow.yaml
+  wiredflow runs flow.yaml --pipeline numbers --last 100
+  wiredflow runs flow.yaml --json | jq '.runs[] | select(.outcome == \"failed\")'")]
+pub(crate) struct Runs {
+    /// The flow file
+    file: Option<PathBuf>,
+
+    /// Only the runs of this pipeline
+    #[arg(long, value_name = "P")]
+    pipeline: Option<String>,
+
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    last: u32,
+
+    /// Print one JSON document: {"runs": […]}
+    #[arg(long)]
+    json: bool,
+}
+
+impl Runs {
+    pub(crate) fn run(&self, tool: &Tool) -> Outcome {
+        let runs = self.read(tool)?;
+        if self.json {
+            tool.print_json(&json!({ "runs": runs }))?;
+        } else if runs.is_empty() {
+            tool.screen.print("no runs yet\n")?;
+        } else {
+            let out = tool.screen.out();
+            let mut text = table(&runs).lines(out.columns(), out.paint).join("\n");
+            text.push('\n');
+            tool.screen.print(&text)?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn read(&self, tool: &Tool) -> Result<Vec<StoredRun>, Failure> {
+        let place = flow_file::state_place(tool, self.file.as_deref())?;
+        let selection = Selection {
+            pipeline: self.pipeline.as_deref(),
+            limit: Some(self.last),
+        };
+        StateReader::open(&place.folder, &place.flow)
+            .and_then(|reader| reader.runs(selection))
+            .map_err(|error| Failure::failed(error.message()))
+    }
+}
+
+fn table(runs: &[StoredRun]) -> Table {
+    let mut table = Table::new(&[
+        ("STARTED", Align::Left),
+        ("PIPELINE", Align::Left),
+        ("OUTCOME", Align::Left),
+        ("TOOK", Align::Right),
+        ("IN", Align::Right),
+        ("OUT", Align::Right),
+        ("ERROR", Align::Left),
+    ]);
+    for run in runs {
+        let outcome = match run.outcome {
+            Some(outcome @ RunOutcome::Failed) => Cell::inked(outcome.word(), Ink::Red),
+            Some(outcome) => outcome.word().into(),
+            None => "running".into(),
+        };
+        let took = run
+            .ended
+            .map(|ended| ended.duration_since(run.started).as_secs_f64());
+        table.row(vec![
+            local(run.started).into(),
+            (&run.pipeline).into(),
+            outcome,
+            took.map(live::time).unwrap_or_default().into(),
+            Cell::count(run.records_in),
+            Cell::count(run.records_out),
+            run.error.as_deref().unwrap_or_default().into(),
+        ]);
+    }
+    table
+}
+
+/// A time as people here read it.
+pub(crate) fn local(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system())
+        .strftime("%F %T")
+        .to_string()
+}

@@ -1,0 +1,28 @@
+//! The command-line tool, as its users meet it: the real binary in a folder of its own.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
+
+mod arguments;
+mod check;
+mod dead_letters;
+mod peers;
+mod run;
+mod stages;
+mod terminal;
+
+use std::time::Duration;
+
+use wiredflow_testkit::FlowTest;
+
+/// What should happen at once has this long, on a machine with much else to do.
+const SOON: Duration = Duration::from_secs(20);
+
+/// The binary, in an empty folder.
+fn tool() -> FlowTest {
+    FlowTest::new(env!("CARGO_BIN_EXE_wiredflow"))
+}
