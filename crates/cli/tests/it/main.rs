@@ -9,6 +9,7 @@
 
 mod arguments;
 mod check;
+mod complex_service;
 mod dead_letters;
 mod peers;
 mod run;

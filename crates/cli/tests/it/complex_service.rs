@@ -1,0 +1,124 @@
+//! The main job on real input: the complex service against mosquitto and HTTP servers, from the file and
+//! from the Rust program.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// What a run of the service is expected to give.
+struct Expected {
+    letter: &'static str,
+    topic: &'static str,
+    value: i64,
+}
+
+const UPPER: Expected = Expected {
+    letter: "A",
+    topic: "demo/uppercase",
+    value: 12,
+};
+const LOWER: Expected = Expected {
+    letter: "a",
+    topic: "demo/lowercase",
+    value: 2,
+};
+
+fn example(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../examples/complex_service")
+        .join(file)
+}
+
+/// The program of the example, beside the tool in the target folder.
+fn rust_program() -> PathBuf {
+    let tool = Path::new(env!("CARGO_BIN_EXE_wiredflow"));
+    let program = tool.with_file_name("examples").join("complex_service");
+    assert!(
+        program.exists(),
+        "{} is built with the tests",
+        program.display()
+    );
+    program
+}
+
+fn check(binary: impl AsRef<Path>, args: &[&str], expected: &Expected) {
+    let broker = Mosquitto::start();
+    broker
+        .client()
+        .retain("/demo/integers", r#"{"Generated number": "5"}"#)
+        .unwrap();
+    let sent = broker.subscribe(&["demo/#"]);
+    let numbers = HttpPeer::start();
+    numbers.on("/", Reply::json(json!([{"Generated random number": 7}])));
+    let letters = HttpPeer::start();
+    letters.on(
+        "/",
+        Reply::json(json!([{"Generated random letter": expected.letter}])),
+    );
+    let test = FlowTest::new(binary)
+        .env("NUMBERS_URL", &numbers.url("/"))
+        .env("LETTERS_URL", &letters.url("/"))
+        .env("BROKER", &broker.address());
+    for file in ["flow.yaml", "logic.py"] {
+        test.file(file, &std::fs::read_to_string(example(file)).unwrap());
+    }
+
+    let running = test.spawn(args);
+    let message = &sent.wait_for(1, SOON)[0];
+    assert_eq!(
+        (message.topic.as_str(), message.text()),
+        (
+            expected.topic,
+            &*format!("Calculated value is {}", expected.value)
+        )
+    );
+    let is_put = |request: &wiredflow_testkit::Request| request.method == "PUT";
+    wiredflow_testkit::wait_until(SOON, || numbers.requests().iter().any(is_put));
+    wiredflow_testkit::wait_until(SOON, || test.path("data/report.txt").exists());
+    running.signal(Signal::Term);
+    let finished = running.wait(SOON);
+    let report = finished.assert_code(0).json();
+
+    assert_eq!(report["ok"], true, "{report:#}");
+    assert_eq!(
+        report["pipelines"]["logic"]["deliveries"]["committed"], 1,
+        "{report:#}"
+    );
+    let put = numbers.requests().into_iter().find(is_put).unwrap();
+    assert_eq!(put.text(), expected.value.to_string());
+    assert_eq!(
+        test.read("data/report.txt"),
+        format!("2 numbers, calculated value {}\n", expected.value)
+    );
+    let stored = test.read_json("data/json_in_http_numbers.json");
+    assert_eq!(stored[0]["Generated random number"], 7);
+    assert!(stored[0]["datetime_label"].is_string());
+    assert_eq!(numbers.requests()[0].header("apikey"), Some("demo"));
+}
+
+#[test]
+fn the_complex_service_adds_for_an_uppercase_letter() {
+    check(
+        env!("CARGO_BIN_EXE_wiredflow"),
+        &["run", "flow.yaml", "--json"],
+        &UPPER,
+    );
+}
+
+#[test]
+fn the_complex_service_subtracts_for_a_lowercase_letter() {
+    check(
+        env!("CARGO_BIN_EXE_wiredflow"),
+        &["run", "flow.yaml", "--json"],
+        &LOWER,
+    );
+}
+
+#[test]
+fn the_complex_service_as_a_rust_program_does_the_same() {
+    check(rust_program(), &["run", "--json"], &UPPER);
+}
