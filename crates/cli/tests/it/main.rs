@@ -8,6 +8,7 @@
 )]
 
 mod arguments;
+mod bad_input;
 mod check;
 mod complex_service;
 mod dead_letters;
