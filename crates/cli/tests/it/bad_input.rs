@@ -147,7 +147,7 @@ fn h11_names_and_topics_never_leave_the_data_folder() {
 
 #[test]
 fn a8_a_stop_under_load_loses_nothing_and_repeats_nothing() {
-    const MESSAGES: usize = 3000;
+    const MESSAGES: usize = 1000;
     let broker = Mosquitto::with()
         .persistent()
         .max_queued_messages(100_000)
