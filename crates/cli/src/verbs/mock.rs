@@ -102,6 +102,6 @@ impl Watch {
             way: format!("MQTT {}", one.topic),
             body: one.body,
         });
-        by_http.chain(by_mqtt).collect()
+        by_mqtt.chain(by_http).collect()
     }
 }

@@ -1,6 +1,67 @@
-//! `mock` and `init`.
+//! `demo`, `mock` and `init`.
+
+use std::time::Duration;
 
 use crate::{SOON, tool};
+
+#[test]
+fn a_demo_collects_computes_stores_and_sends() {
+    let test = tool();
+    let temporary = test.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let test = test.env("TMPDIR", temporary.to_str().unwrap());
+    let ran = test.run(["demo", "--for", "6s", "--json"]);
+    let document = ran.assert_code(0).json();
+    assert_eq!(document["ok"], true, "{document}");
+    for pipeline in ["numbers", "letters", "stream", "results"] {
+        let deliveries = &document["pipelines"][pipeline]["deliveries"];
+        assert!(
+            deliveries["committed"].as_u64() >= Some(1),
+            "{pipeline}: {document}\n{}",
+            ran.stderr
+        );
+        assert_eq!(
+            (&deliveries["failed"], &deliveries["dead_lettered"]),
+            (&0.into(), &0.into())
+        );
+    }
+}
+
+#[test]
+fn a_demo_says_at_once_what_there_is_and_at_the_end_what_was_stored_and_sent() {
+    for python in ["python3", "/no/such/python"] {
+        let test = tool();
+        let temporary = test.path("tmp");
+        std::fs::create_dir(&temporary).unwrap();
+        let test = test
+            .env("TMPDIR", temporary.to_str().unwrap())
+            .env("WIREDFLOW_PYTHON", python);
+        let running = test.spawn(["demo", "--for", "5s"]);
+        running.stdout_contains("all of it runs in this process", Duration::from_secs(2));
+        running.stdout_contains("is the flow;", Duration::from_secs(2));
+        let ended = running.wait(SOON);
+        ended.assert_code(0);
+        for part in [
+            "asked the server for a number and stored it in data/json_in_numbers.json",
+            "The newest of what is stored",
+            "\"Generated random number\":",
+            "The last of what was sent",
+            "PUT /result",
+            "MQTT demo/sorted",
+            "demo ran for ",
+            "wiredflow init my_service",
+        ] {
+            assert!(
+                ended.stdout.contains(part),
+                "{part}\n{}\n{}",
+                ended.stdout,
+                ended.stderr
+            );
+        }
+        let is_rust = ended.stdout.contains("its core logic is in Rust");
+        assert_eq!(is_rust, python != "python3", "{}", ended.stdout);
+    }
+}
 
 #[test]
 fn the_flow_that_init_writes_has_no_problems_and_nothing_is_ever_overwritten() {
