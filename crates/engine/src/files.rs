@@ -12,7 +12,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use wiredflow_core::node::Node;
 use wiredflow_core::{Error, Result};
 
@@ -56,7 +57,12 @@ impl DataFile {
             .custom_flags(flags.bits().cast_signed())
             .open(&path);
         let open = match opened {
-            Ok(file) => Some(Open::of(file, &path)?),
+            Ok(file) => {
+                let open = Open::of(file, &path)?;
+                // A crash may have come between the making of the file and that of its name.
+                sync_folder(&path).map_err(|error| failed(&path, "open", &error))?;
+                Some(open)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(cannot_open(&path, &error)),
         };
@@ -97,18 +103,14 @@ impl DataFile {
     pub(crate) fn write_end(&mut self, bytes: &[u8], old_end: &[u8]) -> Result<()> {
         self.check_unchanged()?;
         let at = self.length() - old_end.len() as u64;
-        let created = self.open.is_none();
-        let open = match &mut self.open {
-            Some(open) => open,
-            None => self.open.insert(create(&self.path)?),
+        let Some(open) = &mut self.open else {
+            // Made whole: nobody sees a file that is empty or half written.
+            return self.replace(|_, new| new.write_all(bytes));
         };
-        let mut written = open
+        let written = open
             .file
             .write_all_at(bytes, at)
             .and_then(|()| open.file.sync_data());
-        if created && written.is_ok() {
-            written = sync_folder(&self.path);
-        }
         if let Err(error) = written {
             // First cut, then mend: what a crash between the two leaves is a file whose end is missing.
             let mended = open
@@ -135,8 +137,19 @@ impl DataFile {
         if replaced.is_err() {
             drop(fs::remove_file(&beside));
         }
-        self.open = Some(replaced.map_err(|error| self.failed("write", &error))?);
-        sync_folder(&self.path).map_err(|error| self.failed("write", &error))
+        let new = replaced.map_err(|error| match (&self.open, error.kind()) {
+            (None, io::ErrorKind::PermissionDenied) => cannot_open(&self.path, &error),
+            _ => self.failed("write", &error),
+        })?;
+        let first = self.open.replace(new).is_none();
+        sync_folder(&self.path).map_err(|error| {
+            if first {
+                // Its rows do not count as stored: they must not be seen.
+                self.open = None;
+                drop(fs::remove_file(&self.path));
+            }
+            self.failed("write", &error)
+        })
     }
 
     fn fill_and_rename(
@@ -159,7 +172,10 @@ impl DataFile {
         file.sync_all()?;
         lock(&file)?;
         let open = Open::new(&file.metadata()?, file);
-        fs::rename(beside, &self.path)?;
+        match &self.open {
+            Some(_) => fs::rename(beside, &self.path)?,
+            None => rename_new(beside, &self.path)?,
+        }
         Ok(open)
     }
 
@@ -311,14 +327,12 @@ pub(crate) fn check(folder: &str, place: &StoragePlace, node: &Node, cx: &mut Ch
     }
 }
 
-fn create(path: &Path) -> Result<Open> {
-    create_folders(path)
-        .and_then(|()| {
-            let file = new_file(path)?;
-            lock(&file)?;
-            Ok(Open::new(&file.metadata()?, file))
-        })
-        .map_err(|error| cannot_open(path, &error))
+/// Gives a file its name, unless somebody has made one of that name meanwhile.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => fs::rename(from, to),
+        other => Ok(other?),
+    }
 }
 
 /// Makes a file that was not there: neither a link nor another's file is written through.

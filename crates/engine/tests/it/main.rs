@@ -13,6 +13,7 @@ mod functions;
 mod harness;
 mod http;
 mod mqtt;
+mod small_disk;
 mod state;
 mod storages;
 mod worker;

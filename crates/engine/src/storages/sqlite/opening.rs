@@ -61,9 +61,8 @@ pub(super) fn open(path: &Path) -> Result<(Connection, (u64, u64))> {
         return Err(not_permitted(path));
     }
     set_up(&connection).map_err(|failure| failure.into_error(path))?;
-    if new {
-        sync_folder(&real).map_err(|error| cannot_open(path, &error))?;
-    }
+    // Also where the file is there: a crash may have come before its name was safe.
+    sync_folder(&real).map_err(|error| cannot_open(path, &error))?;
     let metadata = fs::symlink_metadata(path).map_err(|error| cannot_open(path, &error))?;
     Ok((connection, (metadata.dev(), metadata.ino())))
 }

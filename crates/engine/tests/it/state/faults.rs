@@ -1,8 +1,6 @@
 //! Files that are wrong, gone or of another version, and a disk that is full.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -10,6 +8,8 @@ use wiredflow_core::{Error, ErrorKind};
 use wiredflow_engine::state::{
     Body, DeadLetter, Past, Selection, SessionOutcome, State, StateReader,
 };
+
+use crate::small_disk::SmallDisk;
 
 use super::{FLOW, at, check_refused, close, letter, open};
 
@@ -123,36 +123,6 @@ async fn what_was_sent_before_the_end_is_kept_and_what_comes_after_is_an_error()
     let (state, opening) = open(folder.path());
     assert_eq!(opening.crash, None);
     close(state).await;
-}
-
-/// A small file system of its own; gone with the value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// None where this user may not mount.
-    fn mount(at: &Path) -> Option<Self> {
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(at)
-            .output();
-        let mounted = mounted.is_ok_and(|output| output.status.success());
-        mounted.then(|| Self(at.to_owned()))
-    }
-
-    fn grow(&self) {
-        let grown = Command::new("mount")
-            .args(["-o", "remount,size=32m"])
-            .arg(&self.0)
-            .status();
-        assert!(grown.unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let gone = Command::new("umount").arg("-l").arg(&self.0).status();
-        assert!(gone.is_ok_and(|status| status.success()));
-    }
 }
 
 #[tokio::test]

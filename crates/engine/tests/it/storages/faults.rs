@@ -1,1 +1,443 @@
-//! Full disks, failing calls and kills.
+//! Full disks, failing system calls and kills: what was answered is there, and the file is whole.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use wiredflow_core::ErrorKind;
+use wiredflow_core::storage::Mapping;
+
+use super::{KINDS, Place, check_refused, commit, load, try_commit};
+use crate::small_disk::SmallDisk;
+
+/// Tells the other process what to do, and so that it is the other process.
+const WORK: &str = "WIREDFLOW_TEST_STORAGE";
+
+fn row(number: u64) -> Value {
+    json!({"number": number, "text": "a, \"b\"\n".repeat(number as usize % 7)})
+}
+
+fn rows(numbers: std::ops::Range<u64>) -> Vec<Value> {
+    numbers.map(row).collect()
+}
+
+/// The numbers that are stored.
+fn numbers(place: &Place) -> Vec<u64> {
+    let loaded = place.load();
+    let rows = loaded.as_array().cloned().unwrap_or_default();
+    let number = |row: &Value| match &row["number"] {
+        Value::String(text) => text.parse().unwrap(),
+        number => number.as_u64().unwrap(),
+    };
+    rows.iter().map(number).collect()
+}
+
+/// Whether others can read the file.
+#[track_caller]
+fn check_whole(place: &Place) {
+    if !place.file().exists() {
+        return;
+    }
+    match place.kind {
+        "json" => {
+            let bytes = fs::read(place.file()).unwrap();
+            serde_json::from_slice::<Vec<Value>>(&bytes).unwrap();
+        }
+        "sqlite" => {
+            let database = rusqlite::Connection::open(place.file()).unwrap();
+            let sound: String = database
+                .query_row("PRAGMA integrity_check", (), |row| row.get(0))
+                .unwrap();
+            assert_eq!(sound, "ok");
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn b1_a_full_disk_is_told_loses_nothing_and_is_got_over() {
+    for mapping in [Mapping::Extend, Mapping::Overwrite] {
+        for kind in KINDS {
+            let folder = tempfile::tempdir().unwrap();
+            let Some(disk) = SmallDisk::mount(folder.path()) else {
+                eprintln!("skipped: b1 on a full disk, because this user may not mount a tmpfs");
+                return;
+            };
+            let place = Place::new(folder.path(), kind).mapping(mapping);
+            let mut storage = place.open();
+            let large = |number: u64| json!({"number": number, "text": "x".repeat(20_000)});
+            let mut expected = Vec::new();
+            let refused = loop {
+                // Extend adds one row, overwrite writes one row more each time.
+                let number = expected.len() as u64;
+                let all: Vec<Value> = (0..=number).map(large).collect();
+                let rows = if mapping == Mapping::Extend {
+                    &all[number as usize..]
+                } else {
+                    &all
+                };
+                match try_commit(storage.as_mut(), rows) {
+                    Ok(()) => expected.push(number),
+                    Err(error) => break error,
+                }
+                assert!(number < 100, "the disk does not fill");
+            };
+            check_refused::<()>(Err(refused), ErrorKind::Remote, &["no space left", "data/"]);
+            drop(storage);
+            assert!(expected.len() > 5, "{kind}");
+            for _ in 0..2 {
+                // As the owner does: opened again for each attempt.
+                let again = place.try_open().and_then(|mut storage| {
+                    let rows: Vec<Value> = (0..40).map(large).collect();
+                    try_commit(storage.as_mut(), &rows)
+                });
+                check_refused(again, ErrorKind::Remote, &["no space left"]);
+                assert_eq!(numbers(&place), expected, "{kind} {mapping:?}: as it was");
+                check_whole(&place);
+            }
+            disk.grow();
+            commit(place.open().as_mut(), &[large(777)]);
+            match mapping {
+                Mapping::Extend => expected.push(777),
+                Mapping::Overwrite | Mapping::Update => expected = vec![777],
+            }
+            assert_eq!(numbers(&place), expected, "{kind} {mapping:?}");
+            check_whole(&place);
+        }
+    }
+}
+
+/// This test program again, as the process of [`the_other_process`]; `prefix` may put another before it.
+fn other_process(prefix: &[String], work: &Work) -> Command {
+    let own = std::env::current_exe().unwrap();
+    let arguments = [
+        "--exact",
+        "storages::faults::the_other_process",
+        "--ignored",
+        "--nocapture",
+    ];
+    let mut command = match prefix {
+        [] => Command::new(own),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(own);
+            command
+        }
+    };
+    let work = json!({"folder": work.place.folder, "kind": work.place.kind, "commits": work.commits,
+                      "overwrite": work.place.mapping == Mapping::Overwrite});
+    command
+        .args(arguments)
+        .env(WORK, work.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
+/// What the other process does.
+struct Work {
+    place: Place,
+    /// So many commits, each tried again like the owner does; then it ends.
+    commits: u64,
+}
+
+/// Commits the numbers from the first that is not stored on, a few in each commit, and says `kept N` when
+/// the storage has answered for all below N.
+#[test]
+#[ignore = "run by the other tests of this file, as a process of its own"]
+fn the_other_process() {
+    let Ok(work) = std::env::var(WORK) else {
+        return;
+    };
+    let work: Value = serde_json::from_str(&work).unwrap();
+    let folder = PathBuf::from(work["folder"].as_str().unwrap());
+    let kind = KINDS
+        .into_iter()
+        .find(|kind| *kind == work["kind"])
+        .unwrap();
+    let overwrite = work["overwrite"] == true;
+    let mapping = if overwrite {
+        Mapping::Overwrite
+    } else {
+        Mapping::Extend
+    };
+    let place = Place::new(&folder, kind).mapping(mapping);
+    let mut storage = None;
+    let mut next = None;
+    for commit in 0..work["commits"].as_u64().unwrap() {
+        for attempt in 1.. {
+            let mut open = match storage.take() {
+                Some(storage) => storage,
+                None => match place.try_open() {
+                    Ok(storage) => storage,
+                    Err(error) => {
+                        println!("\n{:?} {error}", error.kind());
+                        assert!(attempt < 5, "{error}");
+                        continue;
+                    }
+                },
+            };
+            let begin = match next {
+                Some(begin) => begin,
+                None => load(open.as_mut())
+                    .as_array()
+                    .map_or(0, |rows| rows.len() as u64),
+            };
+            next = Some(begin);
+            let end = begin + 1 + (begin + commit) % 4;
+            let all = rows(if overwrite { 0..end } else { begin..end });
+            match try_commit(open.as_mut(), &all) {
+                Ok(()) => {
+                    println!("\nkept {end}");
+                    next = Some(end);
+                    storage = Some(open);
+                    break;
+                }
+                Err(error) => {
+                    println!("\n{:?} {error}", error.kind());
+                    assert!(attempt < 5, "{error}");
+                }
+            }
+        }
+    }
+    println!("\nend");
+}
+
+/// What the other process has printed: the numbers below `kept` were answered for.
+#[derive(Debug, Default)]
+struct Printed {
+    kept: u64,
+    errors: Vec<String>,
+    ended: bool,
+}
+
+impl Printed {
+    fn add(&mut self, line: &str) {
+        // A kill may cut the last line; only a whole one is a promise.
+        let Some(line) = line.strip_suffix('\n') else {
+            return;
+        };
+        if let Some(number) = line.strip_prefix("kept ") {
+            self.kept = number.parse().unwrap();
+        }
+        if ["Remote", "Config", "Data", "Bug"]
+            .iter()
+            .any(|kind| line.starts_with(kind))
+        {
+            self.errors.push(line.to_owned());
+        }
+        self.ended |= line == "end";
+    }
+}
+
+#[test]
+fn what_was_answered_outlives_a_kill_at_any_moment() {
+    let mut dice = StdRng::seed_from_u64(wiredflow_testkit::seed());
+    for kind in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), kind);
+        for round in 0..6 {
+            let enough = dice.random_range(1..40);
+            let work = Work {
+                place: place.clone(),
+                commits: u64::MAX,
+            };
+            let mut other = other_process(&[], &work).spawn().unwrap();
+            let mut output = BufReader::new(other.stdout.take().unwrap());
+            let mut printed = Printed::default();
+            let mut lines = 0;
+            let mut line = String::new();
+            while output.read_line(&mut line).unwrap() > 0 {
+                printed.add(&line);
+                lines += u32::from(line.starts_with("kept "));
+                line.clear();
+                if lines == enough {
+                    other.kill().unwrap();
+                }
+            }
+            other.wait().unwrap();
+            assert!(lines >= enough, "{kind}: it ended by itself: {printed:?}");
+
+            let stored = numbers(&place);
+            let shown = format!("{kind} round {round}: {printed:?}, {} stored", stored.len());
+            assert!(stored.len() as u64 >= printed.kept, "{shown}");
+            assert!(stored.iter().copied().eq(0..stored.len() as u64), "{shown}");
+            check_whole(&place);
+        }
+    }
+}
+
+/// Runs the other process for five commits with a fault in one of its system calls on the files of the
+/// storage. `None` when there was no such call.
+fn run_with_fault(place: &Place, call: &str, fault: &str, number: u32) -> Option<Printed> {
+    let log = place.folder.join("strace.log");
+    let file = place.file().display().to_string();
+    let mut prefix: Vec<String> = ["strace", "-f", "-qq", "-o", log.to_str().unwrap()]
+        .map(str::to_owned)
+        .to_vec();
+    let folder = place.file().parent().unwrap().display().to_string();
+    for path in [
+        folder,
+        file.clone(),
+        format!("{file}.new"),
+        format!("{file}-wal"),
+        format!("{file}-shm"),
+    ] {
+        prefix.extend(["-P".to_owned(), path]);
+    }
+    prefix.extend([
+        "-e".to_owned(),
+        format!("inject={call}:{fault}:when={number}"),
+    ]);
+    let work = Work {
+        place: place.clone(),
+        commits: 5,
+    };
+    let output = other_process(&prefix, &work).output().unwrap();
+    let mut printed = Printed::default();
+    for line in String::from_utf8(output.stdout)
+        .unwrap()
+        .split_inclusive('\n')
+    {
+        printed.add(line);
+    }
+    let log = fs::read_to_string(&log).unwrap_or_default();
+    let happened = log.contains("(INJECTED)") || log.contains("+++ killed by SIGKILL +++");
+    assert!(happened || printed.ended, "{printed:?}\n{log}");
+    happened.then_some(printed)
+}
+
+/// Every call of these kinds that five commits make, one after the other, fails once.
+fn each_call(
+    kind: &'static str,
+    mapping: Mapping,
+    fault: &str,
+    mut check: impl FnMut(&Place, &Printed, &str),
+) {
+    let mut faults = 0;
+    for call in [
+        "openat",
+        "pwrite64",
+        "write",
+        "fdatasync",
+        "fsync",
+        "ftruncate",
+        "rename",
+    ] {
+        for number in 1.. {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("data")).unwrap();
+            let place = Place::new(folder.path(), kind).mapping(mapping);
+            let shown = format!("{kind} {mapping:?}: {call} {number} {fault}");
+            let Some(printed) = run_with_fault(&place, call, fault, number) else {
+                break;
+            };
+            faults += 1;
+            check_whole_after(&place, &shown);
+            check(&place, &printed, &shown);
+        }
+    }
+    assert!(
+        faults >= 10,
+        "{kind} {mapping:?}: only {faults} calls could fail"
+    );
+}
+
+fn check_whole_after(place: &Place, shown: &str) {
+    // What a storage has opened is whole for everyone.
+    let opened = std::panic::catch_unwind(|| {
+        drop(place.open());
+        check_whole(place);
+    });
+    assert!(opened.is_ok(), "{shown}");
+}
+
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn has_strace(test: &str) -> bool {
+    let works = Command::new("strace")
+        .args(["-qq", "-e", "inject=close:error=EIO:when=100", "true"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !works {
+        eprintln!("skipped: {test}, because strace may not trace here");
+    }
+    works
+}
+
+fn b3(kind: &'static str, mapping: Mapping) {
+    if !has_strace("b3 with failing system calls") {
+        return;
+    }
+    each_call(kind, mapping, "error=EIO", |place, printed, shown| {
+        assert!(printed.ended, "{shown}: {printed:?}");
+        assert!(
+            printed
+                .errors
+                .iter()
+                .all(|error| error.starts_with("Remote")),
+            "{shown}: {printed:?}"
+        );
+        let expected: Vec<u64> = (0..printed.kept).collect();
+        assert_eq!(numbers(place), expected, "{shown}: each once, {printed:?}");
+    });
+}
+
+fn a4(kind: &'static str, mapping: Mapping) {
+    if !has_strace("a4 with kills at system calls") {
+        return;
+    }
+    each_call(kind, mapping, "signal=SIGKILL", |place, printed, shown| {
+        let stored = numbers(place);
+        assert!(
+            stored.len() as u64 >= printed.kept,
+            "{shown}: {printed:?}, {stored:?}"
+        );
+        assert!(
+            stored.len() as u64 <= printed.kept + 4,
+            "{shown}: {printed:?}, {stored:?}"
+        );
+        assert!(
+            stored.iter().copied().eq(0..stored.len() as u64),
+            "{shown}: {stored:?}"
+        );
+        let next = stored.len() as u64;
+        commit(
+            place.open().as_mut(),
+            &rows(if place.mapping == Mapping::Overwrite {
+                0..next + 1
+            } else {
+                next..next + 1
+            }),
+        );
+        assert_eq!(numbers(place).len() as u64, next + 1, "{shown}");
+    });
+}
+
+macro_rules! for_each_storage {
+    ($($kind:ident)*) => { $( mod $kind {
+        use super::*;
+
+        #[test]
+        fn b3_any_call_that_fails_once_costs_no_row_and_doubles_none() {
+            super::b3(stringify!($kind), Mapping::Extend);
+        }
+
+        #[test]
+        fn b3_any_call_that_fails_once_leaves_the_last_rows_or_those_before() {
+            super::b3(stringify!($kind), Mapping::Overwrite);
+        }
+
+        #[test]
+        fn a4_a_kill_at_any_call_leaves_what_was_answered() {
+            super::a4(stringify!($kind), Mapping::Extend);
+            super::a4(stringify!($kind), Mapping::Overwrite);
+        }
+    } )* };
+}
+
+for_each_storage!(json jsonl csv sqlite);
