@@ -102,6 +102,12 @@ pub trait Storage: Send {
         epoch: Epoch,
     ) -> Result<CommitReceipt>;
 
+    /// Whether the rows of several commits may come as one. Not so where a commit replaces the rows of the
+    /// one before.
+    fn joins_commits(&self) -> bool {
+        true
+    }
+
     /// Reads what is committed.
     fn load(&mut self, query: &Query) -> Result<Loaded>;
 }

@@ -49,6 +49,11 @@ impl RecordFile {
         Ok(records)
     }
 
+    /// How new rows join those that are stored.
+    pub(crate) fn mapping(&self) -> Mapping {
+        self.mapping
+    }
+
     /// Makes the rows safe as the mapping says, or changes nothing.
     pub(crate) fn commit(&mut self, rows: &[&Value]) -> Result<()> {
         match self.mapping {

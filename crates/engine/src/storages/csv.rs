@@ -115,6 +115,10 @@ impl Storage for Csv {
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
     }
 
+    fn joins_commits(&self) -> bool {
+        self.mapping != Mapping::Overwrite
+    }
+
     fn load(&mut self, query: &Query) -> Result<Loaded> {
         self.file.check_unchanged()?;
         if self.mapping == Mapping::Update {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, Storage};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, Storage};
 use wiredflow_core::{Result, Value};
 
 use super::StoragePlace;
@@ -59,6 +59,10 @@ impl Storage for Jsonl {
     ) -> Result<CommitReceipt> {
         self.records.commit(rows)?;
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn joins_commits(&self) -> bool {
+        self.records.mapping() != Mapping::Overwrite
     }
 
     fn load(&mut self, query: &Query) -> Result<Loaded> {

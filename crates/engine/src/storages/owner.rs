@@ -294,7 +294,8 @@ fn commit_group(owned: &mut Owned, commits: Vec<Commit>) {
     let together = commits.len() > 1
         && commits
             .iter()
-            .all(|commit| commit.cursor.is_none() && commit.epoch == commits[0].epoch);
+            .all(|commit| commit.cursor.is_none() && commit.epoch == commits[0].epoch)
+        && owned.with(|storage| Ok(storage.joins_commits())) == Ok(true);
     if together {
         let rows: Vec<&Value> = commits
             .iter()

@@ -134,6 +134,10 @@ impl Storage for Sqlite {
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
     }
 
+    fn joins_commits(&self) -> bool {
+        self.table.mapping() != Mapping::Overwrite
+    }
+
     fn load(&mut self, query: &Query) -> Result<Loaded> {
         check_unchanged(&self.path, self.file)?;
         let loaded = self.table.load(&self.connection, query.limit);

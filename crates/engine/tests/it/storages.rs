@@ -13,10 +13,10 @@ use wiredflow_core::config::FlowConfig;
 use wiredflow_core::fields::Reading;
 use wiredflow_core::problem::Problem;
 use wiredflow_core::storage::{Epoch, Loaded, Mapping, Query, Storage};
-use wiredflow_core::{ErrorKind, Result, yaml};
+use wiredflow_core::{Batch, ErrorKind, Result, yaml};
 use wiredflow_engine::catalogue::{CheckCx, OpenStorage};
 use wiredflow_engine::functions::Functions;
-use wiredflow_engine::storages::{STORAGES, StoragePlace};
+use wiredflow_engine::storages::{STORAGES, StoragePlace, Writers};
 
 /// All kinds that are built in.
 const KINDS: [&str; 4] = ["json", "jsonl", "csv", "sqlite"];
@@ -239,6 +239,34 @@ fn overwrite_keeps_the_rows_of_the_last_commit() {
         assert_eq!(place.load(), Value::Null, "{kind}");
         commit(place.open().as_mut(), &records(1..2));
         assert_eq!(place.load(), all_loaded(kind, &records(1..2)), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn overwrites_that_wait_together_stay_apart() {
+    for kind in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), kind).mapping(Mapping::Overwrite);
+        let writers = Writers::start(1).unwrap();
+        let handle = writers.own(0, "numbers", place.check().unwrap().0);
+        let commit = |number| {
+            let batch = Batch::of_values(records(number..number + 2));
+            handle.commit(batch, None, Epoch::default())
+        };
+        let receipts = futures_util::future::join_all((0..30).map(commit)).await;
+        assert!(
+            receipts
+                .iter()
+                .all(|receipt| receipt.as_ref().unwrap().rows() == 2)
+        );
+        let loaded = handle.load(Query::default()).await.unwrap();
+        assert_eq!(
+            loaded.into_document(),
+            all_loaded(kind, &records(29..31)),
+            "{kind}"
+        );
+        drop(handle);
+        writers.close().await;
     }
 }
 
