@@ -53,6 +53,15 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::failed(format!("cannot start: {error}")))
 }
 
+/// How many pipelines run.
+fn pipelines(plan: &Plan, options: &RunOptions) -> usize {
+    if options.pipelines.is_empty() {
+        plan.pipelines.len()
+    } else {
+        options.pipelines.len()
+    }
+}
+
 async fn follow(
     plan: &Plan,
     options: &RunOptions,
@@ -61,6 +70,8 @@ async fn follow(
 ) -> Result<Served, Failure> {
     let mut signals = Signals::listen()?;
     let running = run::start(plan, options).map_err(|error| Failure::failed(error.message()))?;
+    // Told when it is true: the state is open and no other process holds it.
+    tracing::info!(flow = %plan.name, pipelines = pipelines(plan, options), "running; ^C stops it");
     let (stopper, figures) = (running.stopper(), running.figures());
     let mut ended = pin!(running.finished());
     let mut stopping = false;

@@ -289,6 +289,11 @@ pub fn split_kind<'n>(
     what: &str,
     reading: &mut Reading,
 ) -> Option<(&'n Entry, Node)> {
+    if let Some(word) = node.as_text() {
+        let message = format!("{what} is a map of its kind, not a bare word");
+        reading.error_with_help(node.span, message, format!("write `{word}: {{…}}`"));
+        return None;
+    }
     let entries = reading.any_entries(node, "a map")?;
     let (options, kinds): (Vec<&Entry>, Vec<&Entry>) = entries
         .iter()

@@ -271,10 +271,31 @@ pub fn read_storage(
     })
 }
 
+/// Reads a pipeline. What cannot be read is reported and stands in as a default, so that all else is
+/// still checked; a flow with an error is never run.
 fn read_pipeline(entry: &Entry, reading: &mut Reading) -> Option<PipelineConfig> {
     let node = &entry.value;
-    let keys = PipelineKeys::from_node(node, reading)?;
-    let (trigger, trigger_span) = read_trigger(node, &keys, reading)?;
+    let keys = PipelineKeys::from_node(node, reading);
+    let stages = read_stages(entry, reading);
+    let mut pipeline = PipelineConfig {
+        name: entry.key.clone(),
+        span: entry.span,
+        trigger: TriggerConfig::Once,
+        trigger_span: node.span,
+        delay: None,
+        jitter: Duration::ZERO,
+        overlap: Overlap::Skip,
+        catch_up: CatchUp::Latest,
+        timeout: None,
+        on_failure: None,
+        stages,
+    };
+    let Some(keys) = keys else {
+        return Some(pipeline);
+    };
+    if let Some((trigger, span)) = read_trigger(node, &keys, reading) {
+        (pipeline.trigger, pipeline.trigger_span) = (trigger, span);
+    }
     let span = |key: &str| node.entry(key).map_or(node.span, |entry| entry.span);
     if keys.isolation == Isolation::Process {
         reading.error(span("isolation"), not_built_yet("isolation: process"));
@@ -282,41 +303,47 @@ fn read_pipeline(entry: &Entry, reading: &mut Reading) -> Option<PipelineConfig>
     if keys.ack == Ack::Inbox {
         reading.error(span("ack"), not_built_yet("ack: inbox"));
     }
-    if keys.stages.is_empty() {
+    pipeline.delay = keys.delay;
+    pipeline.jitter = keys.jitter;
+    pipeline.overlap = match keys.overlap {
+        OverlapWord::Skip => Overlap::Skip,
+        OverlapWord::Queue => Overlap::Queue,
+        OverlapWord::Allow => Overlap::Allow,
+    };
+    pipeline.catch_up = match keys.catch_up {
+        CatchUpWord::Latest => CatchUp::Latest,
+        CatchUpWord::All => CatchUp::All,
+        CatchUpWord::None => CatchUp::None,
+    };
+    pipeline.timeout = keys.timeout;
+    pipeline.on_failure = keys.on_failure;
+    Some(pipeline)
+}
+
+fn read_stages(pipeline: &Entry, reading: &mut Reading) -> Vec<StageConfig> {
+    let nodes = match pipeline.value.entry("stages").map(|entry| &entry.value) {
+        Some(Node {
+            kind: NodeKind::List(nodes),
+            ..
+        }) => nodes.as_slice(),
+        Some(node) if node.kind != NodeKind::Null => std::slice::from_ref(node),
+        _ => &[],
+    };
+    if nodes.is_empty() {
         reading.error(
-            entry.span,
+            pipeline.span,
             "a pipeline needs at least one stage under `stages`",
         );
     }
     let mut stages: Vec<StageConfig> = Vec::new();
     reading.inside("stages", |reading| {
-        for (index, node) in keys.stages.iter().enumerate() {
+        for (index, node) in nodes.iter().enumerate() {
             let read = |reading: &mut Reading| read_stage(node, &stages, reading);
             let stage = reading.inside(&index.to_string(), read);
             stages.extend(stage);
         }
     });
-    Some(PipelineConfig {
-        name: entry.key.clone(),
-        span: entry.span,
-        trigger,
-        trigger_span,
-        delay: keys.delay,
-        jitter: keys.jitter,
-        overlap: match keys.overlap {
-            OverlapWord::Skip => Overlap::Skip,
-            OverlapWord::Queue => Overlap::Queue,
-            OverlapWord::Allow => Overlap::Allow,
-        },
-        catch_up: match keys.catch_up {
-            CatchUpWord::Latest => CatchUp::Latest,
-            CatchUpWord::All => CatchUp::All,
-            CatchUpWord::None => CatchUp::None,
-        },
-        timeout: keys.timeout,
-        on_failure: keys.on_failure,
-        stages,
-    })
+    stages
 }
 
 fn read_trigger(
@@ -383,7 +410,17 @@ fn read_trigger(
 fn read_stage(node: &Node, before: &[StageConfig], reading: &mut Reading) -> Option<StageConfig> {
     let beside: Vec<&str> = StageKeys::fields().iter().map(|field| field.name).collect();
     let (kind, options) = split_kind(node, &beside, "a stage", reading)?;
-    let keys = StageKeys::from_node(&options, reading)?;
+    let Some(keys) = StageKeys::from_node(&options, reading) else {
+        // Its kind is checked all the same: all problems are told at once.
+        return Some(StageConfig {
+            name: free_name(&kind.key, before),
+            span: node.span,
+            kind: kind.key.clone(),
+            kind_span: kind.span,
+            config: kind.value.clone(),
+            policy: StagePolicy::default(),
+        });
+    };
     let span = |key: &str| options.entry(key).map_or(node.span, |entry| entry.span);
     for (key, given) in [
         (

@@ -198,7 +198,7 @@ macro_rules! config {
                 let fields = <Self as $crate::fields::Config>::fields();
                 let node = $crate::fields::widen(node, short);
                 let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
-                let entries = reading.entries(&node, &known, "a map")?;
+                let entries = reading.entries(&node, &known, &$crate::fields::a_map_with(&known))?;
                 $( let $field = $crate::fields::read_field::<$type>(
                     &node, entries, $crate::fields::plain(stringify!($field)), $crate::config!(@default $($default)?), reading,
                 ); )*
@@ -244,6 +244,17 @@ macro_rules! words {
 /// A field's key: a Rust keyword is written `r#where` in the declaration and `where` in the file.
 pub fn plain(field: &'static str) -> &'static str {
     field.strip_prefix("r#").unwrap_or(field)
+}
+
+/// What a config struct is in a file, for messages: a map with its keys.
+pub fn a_map_with(keys: &[&str]) -> String {
+    let shown: Vec<String> = keys
+        .iter()
+        .take(6)
+        .map(|key| format!("`{key}: …`"))
+        .collect();
+    let more = if keys.len() > 6 { " …" } else { "" };
+    format!("a map such as {{{}{more}}}", shown.join(", "))
 }
 
 /// Lets a bare value stand for the short field.

@@ -87,6 +87,18 @@ impl std::fmt::Debug for Code {
 
 /// Reads and checks a function.
 pub(crate) fn prepare(node: &Node, role: Role, cx: &mut CheckCx<'_>) -> Option<FunctionPlan> {
+    if let Some(word) = node.as_text() {
+        let help = match word.rsplit_once(':') {
+            Some((file, _)) if file.ends_with(".py") => format!("write `{{python: \"{word}\"}}`"),
+            _ => "possible: `{python: \"file.py:name\"}`, `{rust: name}`".to_owned(),
+        };
+        cx.reading.error_with_help(
+            node.span,
+            "a function is a map of its language".to_owned(),
+            help,
+        );
+        return None;
+    }
     let keys = FunctionKeys::from_node(node, cx.reading)?;
     let given: Vec<&str> = LANGUAGES
         .iter()

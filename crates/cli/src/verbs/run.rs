@@ -21,8 +21,8 @@ const REDRAW: Duration = Duration::from_secs(1);
 /// Run a flow until ^C, or for a time, or once
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The flow is checked first. ^C (or SIGTERM) ends intake and finishes what is in flight; a second
-one ends at once, and what is not finished then comes again at the next start.
+    after_help = "The flow is checked first. ^C (or SIGTERM) ends intake and finishes what is in flight, for
+10 seconds at most; a second one ends at once, and what is not finished then comes again at the next start.
 
 Examples:
   wiredflow run flow.yaml                              until ^C
@@ -132,12 +132,6 @@ fn follow(tool: &Tool, plan: &Plan, options: &RunOptions, json: bool) -> Result<
     let screen = &tool.screen;
     let err = screen.err();
     let is_live = err.is_terminal && !json && !tool.global.quiet;
-    let count = if options.pipelines.is_empty() {
-        plan.pipelines.len()
-    } else {
-        options.pipelines.len()
-    };
-    tracing::info!(flow = %plan.name, pipelines = count, "running; ^C stops it");
     let mut before: Option<RunReport> = None;
     let served = serve(plan, options, is_live.then_some(REDRAW), &mut |report| {
         if let Some(columns) = err.columns() {

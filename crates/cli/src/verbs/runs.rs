@@ -43,7 +43,8 @@ impl Runs {
         if self.json {
             tool.print_json(&json!({ "runs": runs }))?;
         } else if runs.is_empty() {
-            tool.screen.print("no runs yet\n")?;
+            tool.screen
+                .print("no runs yet; a stream's deliveries are counted, not kept as runs\n")?;
         } else {
             let out = tool.screen.out();
             let mut text = table(&runs).lines(out.columns(), out.paint).join("\n");
