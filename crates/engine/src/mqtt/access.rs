@@ -11,7 +11,7 @@ use wiredflow_core::secret::Secret;
 use wiredflow_core::{Error, Result};
 
 use super::packets::{Session, Version};
-use super::tls::{self, Tls};
+use super::tls::TlsChoice;
 use crate::catalogue::CheckCx;
 
 /// The longest text that MQTT can carry.
@@ -166,7 +166,7 @@ pub(crate) struct Access {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) client_id: Option<String>,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: TlsChoice,
 }
 
 impl Access {
@@ -191,8 +191,8 @@ impl Access {
             let message = "`client_id` is empty: leave it out to have one made and kept";
             cx.reading.error(span_of(node, "client_id"), message);
         }
-        if let Some(tls) = &self.tls {
-            tls.check(span_of(node, "tls"), cx);
+        if let Some(entry) = node.entry("tls") {
+            self.tls.check(&entry.value, cx.folder, cx.reading);
         }
     }
 
@@ -204,11 +204,10 @@ impl Access {
         session: Session,
     ) -> Result<Settings> {
         let usual = if self.tls.is_some() { 8883 } else { 1883 };
-        let tls = self.tls.as_ref();
         Ok(Settings {
             host: self.broker.host.clone(),
             port: self.broker.port.unwrap_or(usual),
-            tls: tls.map(|tls| tls::client(tls, folder)).transpose()?,
+            tls: self.tls.client(folder)?,
             version: self.version,
             username: self.username.clone(),
             password: self.password.clone(),

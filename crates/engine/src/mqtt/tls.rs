@@ -1,64 +1,34 @@
-//! TLS to a broker: whom to trust, and who we are.
+//! TLS to a broker: whether there is any, and what a failure of it means.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
-use wiredflow_core::fields::{Config, FromNode, Reading};
-use wiredflow_core::node::{Node, NodeKind, Span};
-use wiredflow_core::{Error, Result, config};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
+use wiredflow_core::fields::{FromNode, Reading};
+use wiredflow_core::node::{Node, NodeKind};
+use wiredflow_core::{Error, Result};
 
-use crate::catalogue::CheckCx;
+use crate::tls::TlsKeys;
 
-config! {
-    /// An encrypted connection.
-    pub(crate) struct TlsFiles {
-        /// The file of the authorities to trust (PEM); the system's when left out.
-        ca: Option<String>,
-        /// The file of the client's own certificate (PEM), with `key`.
-        cert: Option<String>,
-        /// The file of its key (PEM).
-        key: Option<String>,
-    }
-}
-
-/// `true`, or the files.
+/// `true`, `false`, or the files.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Tls(TlsFiles);
-
-/// `tls: false` is no TLS.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TlsChoice(Option<Tls>);
-
-impl TlsChoice {
-    pub(crate) fn chosen(&self) -> Option<Tls> {
-        self.0.clone()
-    }
-}
+pub(crate) struct TlsChoice(Option<TlsKeys>);
 
 impl FromNode for TlsChoice {
     const EXPECTS: &'static str = "`true`, or `{ca, cert, key}`";
 
     fn from_node(node: &Node, reading: &mut Reading) -> Option<Self> {
         match node.kind {
-            NodeKind::Map(_) => Some(Self(Some(Tls(TlsFiles::from_node(node, reading)?)))),
+            NodeKind::Map(_) => TlsKeys::from_node(node, reading).map(|keys| Self(Some(keys))),
             NodeKind::Bool(_) | NodeKind::Filled(_) => {
-                let wanted = bool::from_node(node, reading)?;
-                let files = TlsFiles {
-                    ca: None,
-                    cert: None,
-                    key: None,
-                };
-                Some(Self(wanted.then_some(Tls(files))))
+                if bool::from_node(node, reading)? {
+                    let none = Node::empty_map().at(node.span);
+                    return TlsKeys::from_node(&none, reading).map(|keys| Self(Some(keys)));
+                }
+                Some(Self(None))
             }
             NodeKind::Null | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::List(_) => {
-                let names = TlsFiles::fields();
-                let names: Vec<&str> = names.iter().map(|field| field.name).collect();
-                let what = format!("`true`, or a map of `{}`", names.join("`, `"));
-                reading.expected(&what, node);
+                reading.expected(Self::EXPECTS, node);
                 None
             }
         }
@@ -69,74 +39,26 @@ impl FromNode for TlsChoice {
     }
 }
 
-impl Tls {
-    /// Reads the files, so that a wrong one is told before anything starts.
-    pub(super) fn check(&self, span: Span, cx: &mut CheckCx<'_>) {
-        if let Err(error) = client(self, cx.folder) {
-            cx.reading.error(span, error.message());
+impl TlsChoice {
+    pub(super) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Reads the files, so that a wrong one is told before anything starts. `node` is the value of `tls`.
+    pub(super) fn check(&self, node: &Node, folder: &Path, reading: &mut Reading) {
+        if let Some(keys) = &self.0 {
+            reading.inside("tls", |reading| keys.check(node, folder, reading));
         }
     }
-}
 
-/// What rustls needs. Blocks on reading files.
-pub(super) fn client(tls: &Tls, folder: &Path) -> Result<Arc<ClientConfig>> {
-    let Tls(TlsFiles { ca, cert, key }) = tls;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::bug(format!("tls: {error}")))?
-        .with_root_certificates(trusted(ca.as_deref(), folder)?);
-    let client = match (cert, key) {
-        (None, None) => client.with_no_client_auth(),
-        (Some(cert), Some(key)) => {
-            let chain = certificates(cert, folder)?;
-            let path = folder.join(key);
-            let key = PrivateKeyDer::from_pem_slice(&read(key, folder)?).map_err(|_| {
-                Error::config(format!("tls: `{}` holds no private key", path.display()))
-            })?;
-            client
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| Error::config(format!("tls: `cert` and `key`: {error}")))?
-        }
-        _ => return Err(Error::config("tls: `cert` and `key` go together")),
-    };
-    Ok(Arc::new(client))
-}
-
-fn trusted(ca: Option<&str>, folder: &Path) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let Some(ca) = ca else {
-        let (added, _) =
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if added == 0 {
-            let message = "tls: this system trusts no authority: install `ca-certificates`, or name a file in `tls: {ca: …}`";
-            return Err(Error::config(message));
-        }
-        return Ok(roots);
-    };
-    for certificate in certificates(ca, folder)? {
-        roots
-            .add(certificate)
-            .map_err(|error| Error::config(format!("tls: `{ca}`: {error}")))?;
+    /// What rustls needs, if anything. Blocks on reading files.
+    pub(super) fn client(&self, folder: &Path) -> Result<Option<Arc<ClientConfig>>> {
+        let Some(keys) = &self.0 else {
+            return Ok(None);
+        };
+        let client = keys.load(folder)?.client_config()?;
+        Ok(Some(Arc::new(client)))
     }
-    Ok(roots)
-}
-
-fn certificates(file: &str, folder: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let pem = read(file, folder)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        _ => Err(Error::config(format!(
-            "tls: `{file}` holds no certificate in PEM"
-        ))),
-    }
-}
-
-fn read(file: &str, folder: &Path) -> Result<Vec<u8>> {
-    let path = folder.join(file);
-    fs::read(&path)
-        .map_err(|error| Error::config(format!("tls: cannot read `{}`: {error}", path.display())))
 }
 
 /// Tells a certificate that will never do from a network that is away.

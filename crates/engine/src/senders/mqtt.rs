@@ -47,7 +47,7 @@ impl MqttSenderConfig {
             username: self.username.clone(),
             password: self.password.clone(),
             client_id: self.client_id.clone(),
-            tls: self.tls.chosen(),
+            tls: self.tls.clone(),
         }
     }
 }

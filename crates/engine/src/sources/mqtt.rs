@@ -65,7 +65,7 @@ impl MqttSourceConfig {
             username: self.username.clone(),
             password: self.password.clone(),
             client_id: self.client_id.clone(),
-            tls: self.tls.chosen(),
+            tls: self.tls.clone(),
         }
     }
 
