@@ -8,7 +8,7 @@ use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::{FromNode, Reading};
 use wiredflow_core::node::{Node, Span};
 use wiredflow_core::secret::Secret;
-use wiredflow_core::{Error, Result};
+use wiredflow_core::{Error, Result, words};
 
 use super::packets::{Session, Version};
 use super::tls::TlsChoice;
@@ -156,6 +156,30 @@ fn topic_text(node: &Node, reading: &mut Reading) -> Option<String> {
     };
     reading.error(node.span, fault);
     None
+}
+
+words! {
+    /// What a payload is.
+    pub(crate) enum Format {
+        /// A JSON document; an array gives many records.
+        Json = "json",
+        /// One text.
+        Text = "text",
+        /// Bytes.
+        Binary = "binary",
+    }
+}
+
+impl Format {
+    /// Reports what is not built yet.
+    pub(crate) fn check(self, node: &Node, cx: &mut CheckCx<'_>) {
+        if self != Self::Json {
+            let message = not_built_yet(&format!("format: {}", self.word()));
+            let span = span_of(node, "format");
+            cx.reading
+                .error_with_help(span, message, "possible: `json`");
+        }
+    }
 }
 
 /// The keys that source and sender share.

@@ -390,7 +390,9 @@ fn read(link: &mut Link, role: &mut impl Role) -> Option<End> {
 
 fn broken(error: &std::io::Error) -> End {
     let again = match error.kind() {
-        ErrorKindOfIo::ConnectionReset | ErrorKindOfIo::BrokenPipe => Again::Perhaps,
+        ErrorKindOfIo::ConnectionReset
+        | ErrorKindOfIo::BrokenPipe
+        | ErrorKindOfIo::UnexpectedEof => Again::Perhaps,
         _ => Again::No,
     };
     End::Lost(tls::failure(error), again)

@@ -10,7 +10,7 @@ use wiredflow_core::{Result, config};
 
 use crate::catalogue::{CheckCx, SenderKind};
 use crate::mqtt::Version;
-use crate::mqtt::access::{Access, BrokerAddress, Qos, TopicName};
+use crate::mqtt::access::{Access, BrokerAddress, Format, Qos, TopicName};
 use crate::mqtt::publisher::{Letter, Publishing};
 use crate::mqtt::tls::TlsChoice;
 use crate::resources::Resources;
@@ -36,6 +36,8 @@ config! {
         client_id: Option<String>,
         /// `true`, or `{ca, cert, key}`: files in PEM.
         tls: TlsChoice,
+        /// What is sent: `json` (a bare text where one field is sent that is one).
+        format: Format = "json",
     }
 }
 
@@ -66,6 +68,7 @@ impl SenderKind for MqttSender {
     type Config = MqttSenderConfig;
 
     fn check(config: &MqttSenderConfig, node: &Node, cx: &mut CheckCx<'_>) {
+        config.format.check(node, cx);
         config.access().check(node, cx);
     }
 

@@ -2,35 +2,23 @@
 
 use std::time::Duration;
 
-use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::delivery::{Delivery, Settled};
 use wiredflow_core::node::Node;
 use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::Source;
-use wiredflow_core::{Error, Result, config, words};
+use wiredflow_core::{Error, Result, config};
 
 use crate::catalogue::{CheckCx, SourceKind};
 use crate::mqtt::Version;
-use crate::mqtt::access::{Access, BrokerAddress, Qos, TopicFilter, span_of};
+use crate::mqtt::access::{Access, BrokerAddress, Format, Qos, TopicFilter, span_of};
 use crate::mqtt::subscriber::Subscription;
 use crate::mqtt::tls::TlsChoice;
 use crate::resources::Resources;
 
-words! {
-    /// What a payload is read as.
-    pub(crate) enum Format {
-        /// A JSON document; an array gives many records.
-        Json = "json",
-        /// One text.
-        Text = "text",
-        /// Bytes.
-        Binary = "binary",
-    }
-}
-
 config! {
-    /// Messages of an MQTT broker, as they come. The broker keeps them while the flow is away, and
-    /// one is acknowledged when every required sink has it.
+    /// Messages of an MQTT broker, as they come; one is acknowledged when every required sink has it.
+    /// The broker keeps those that come while the flow is away or behind, up to a limit of its own
+    /// (mosquitto: 1000, `max_queued_messages`), and drops what is more.
     pub(crate) struct MqttSourceConfig {
         /// The broker; the usual port is 1883, or 8883 with `tls`.
         broker: BrokerAddress,
@@ -97,12 +85,7 @@ impl SourceKind for MqttSource {
                            acknowledged for so long";
             cx.reading.error(span_of(node, "session_expiry"), message);
         }
-        if config.format != Format::Json {
-            let what = format!("format: {}", config.format.word());
-            let span = span_of(node, "format");
-            cx.reading
-                .error_with_help(span, not_built_yet(&what), "possible: `json`");
-        }
+        config.format.check(node, cx);
         config.access().check(node, cx);
     }
 

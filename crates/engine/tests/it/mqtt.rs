@@ -7,3 +7,4 @@ mod faults;
 mod scripted;
 mod sender;
 mod source;
+mod whole;

@@ -346,6 +346,10 @@ fn what_cannot_be_is_told_by_check() {
         ),
         ("{broker: localhost, topics: [a]}", "unknown key `topics`"),
         (
+            "{broker: localhost, topic: t, format: text}",
+            "`format: text` is not built yet",
+        ),
+        (
             "{broker: localhost, topic: t, qos: 2}",
             "`qos: 2` is not built yet",
         ),

@@ -133,6 +133,23 @@ async fn a8_the_last_acknowledgements_are_with_the_broker_when_the_source_has_en
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c3_what_came_while_the_flow_was_down_is_all_there() {
+    let mosquitto = Mosquitto::with().max_queued_messages(0).start();
+    for version in VERSIONS {
+        let bench = Bench::new();
+        let topic = format!("t/{version}");
+        let config = config(&mosquitto, &format!("topic: {topic}, version: {version}"));
+        bench.source(&config).await.end().await;
+        let sent: Vec<String> = (0..20_000).map(|number| number.to_string()).collect();
+        mosquitto.client().publish_all(&topic, &sent, 1).unwrap();
+        let flow = bench.source(&config).await;
+        let got = flow.take_and_commit(sent.len()).await;
+        assert!(texts(&got) == sent, "version {version}");
+        flow.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c14_acknowledgements_go_out_in_the_order_of_arrival() {
     let mosquitto = Mosquitto::start();
     let mut random = StdRng::seed_from_u64(seed());
