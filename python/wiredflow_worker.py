@@ -446,6 +446,7 @@ class Channel:
         """In a fork of the process: the protocol is not for it, and what it prints goes to stderr."""
         self.forked = True
         self.lock = threading.RLock()
+        faulthandler.unregister(signal.SIGTERM)
         os.close(self.input)
         os.close(self.output)
 

@@ -129,7 +129,13 @@ impl Process {
             Err(StartError::Refused(error)) => return Err(StartFailure::Refused(error)),
             Err(StartError::Lost(loss)) => {
                 let error = process.post_mortem(&loss).await;
-                return Err(StartFailure::Died(error.context("at its start")));
+                // What a program says last, before it gives up, is mostly the reason.
+                let said = error.trace().and_then(|trace| trace.lines().last());
+                let place = match said {
+                    Some(said) => format!("at its start (`{said}`)"),
+                    None => "at its start".to_owned(),
+                };
+                return Err(StartFailure::Died(error.context(place)));
             }
         }
         Ok(process)

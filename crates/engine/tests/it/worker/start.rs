@@ -139,7 +139,10 @@ async fn a_program_that_is_no_worker_is_refused() {
         format!(r#"{{"type":"hello","version":{version},"functions":["f"],"slots":1}}"#)
     };
     for (script, parts) in [
-        ("echo usage >&2; exit 2".to_owned(), &["exit status 2"][..]),
+        (
+            "echo usage >&2; exit 2".to_owned(),
+            &["exit status 2", "`usage`"][..],
+        ),
         ("exec cat".to_owned(), &["only a host sends"]),
         (
             "echo 'Hello, I am no worker'; sleep 100".to_owned(),
