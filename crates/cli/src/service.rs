@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::Plan;
-use wiredflow_engine::run::{self, RunOptions, Stopper};
+use wiredflow_engine::run::{self, RunOptions};
 
 use crate::exit::{Exit, Failure};
 
@@ -93,7 +93,7 @@ async fn follow(
                 }
                 stopping = true;
                 tracing::info!("stopping: finishing what is in flight; again to stop at once");
-                stop(&stopper).await;
+                stopper.stop();
             }
             () = pause => {
                 if let Some(report) = figures.snapshot() {
@@ -118,15 +118,6 @@ async fn follow(
             Exit::Interrupted,
             "stopped at once".to_owned(),
         )),
-    }
-}
-
-/// Ends intake; when it is over already, by a limit or a failure, this changes nothing.
-async fn stop(stopper: &Stopper) {
-    tokio::select! {
-        biased;
-        () = stopper.stopped() => {}
-        () = std::future::ready(()) => stopper.stop(),
     }
 }
 

@@ -157,8 +157,9 @@ words! {
 config! {
     /// How often and how patiently a call is tried.
     pub struct Retry {
-        /// How many calls in all, the first counted; `forever` for no end.
-        attempts: Attempts = "forever",
+        /// How many calls in all, the first counted; `forever` for no end. Left out: for ever while a peer
+        /// is away, one call for anything else.
+        attempts: Option<Attempts>,
         /// The wait after the first failure; it doubles each time.
         backoff: Duration = "1s",
         /// The longest wait.

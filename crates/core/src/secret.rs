@@ -2,6 +2,8 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::record::{Map, Value};
+
 /// A text that came from `${env:}` or `${file:}`, or a key to a peer. It has no `Display` and no
 /// `Serialize`, its `Debug` shows stars, and its memory is wiped when it is dropped.
 #[derive(Clone, Debug)]
@@ -52,6 +54,23 @@ impl Scrubber {
         }
         clean
     }
+
+    /// A JSON object with every known secret in its texts replaced, names of fields included.
+    pub fn scrub_map(&self, map: &Map) -> Map {
+        let entry = |(name, value): (&String, &Value)| (self.scrub(name), self.scrub_value(value));
+        map.iter().map(entry).collect()
+    }
+
+    fn scrub_value(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.scrub(text)),
+            Value::Array(values) => {
+                Value::Array(values.iter().map(|value| self.scrub_value(value)).collect())
+            }
+            Value::Object(map) => Value::Object(self.scrub_map(map)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +80,15 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         assert!(!format!("{:?}", Secret::new("canary")).contains("canary"));
+    }
+
+    #[test]
+    fn no_text_of_a_document_keeps_a_secret() {
+        let scrubber = Scrubber::new(vec![Secret::new("canary")]);
+        let document = serde_json::json!({"a": ["x canary", {"canary": 1}], "b": 2});
+        let clean = scrubber.scrub_map(document.as_object().unwrap());
+        let expected = serde_json::json!({"a": ["x ***", {"***": 1}], "b": 2});
+        assert_eq!(Value::Object(clean), expected);
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl CommitReceipt {
         Self { sink, rows }
     }
 
+    /// Adds another receipt of the same sink to this one.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.rows += other.rows;
+    }
+
     /// The storage or receiver that holds the rows.
     pub fn sink(&self) -> &str {
         &self.sink

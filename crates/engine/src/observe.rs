@@ -331,6 +331,15 @@ impl FlowMeter {
         (Arc::clone(&meters.pipeline), meters.stages.clone())
     }
 
+    /// A number that changes whenever a call begins, fails or hands something on.
+    pub(crate) fn moved(&self) -> u64 {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let stages = self.pipelines.iter().flat_map(|meters| &meters.stages);
+        stages
+            .map(|stage| count(&stage.calls) + count(&stage.errors) + count(&stage.records_out))
+            .sum()
+    }
+
     /// The figures now.
     pub fn report(&self, error: Option<String>) -> RunReport {
         let pipelines = self.pipelines.iter();

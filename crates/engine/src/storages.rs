@@ -13,7 +13,7 @@ use wiredflow_core::storage::Mapping;
 
 use crate::catalogue::StorageEntry;
 
-pub use owner::{StorageHandle, StorageHandles, Writers};
+pub use owner::{Entrusted, StorageHandle, StorageHandles, Writers};
 
 /// All storages.
 pub const STORAGES: &[StorageEntry] = &[

@@ -2,17 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use wiredflow_core::delivery::{Settle, Settled, Token};
+use wiredflow_core::delivery::{Outcome, Settle, Settled, Token};
 
 use crate::observe::PipelineMeter;
 use crate::state::RunId;
 
 use super::Shared;
 
+/// How many ended deliveries a source may be behind with before it is asked for no more.
+const BEHIND: usize = 4096;
+
 /// Counts deliveries in and out, and keeps what their trigger must be told.
+///
+/// Those who wait make their `notified()` before they look: it hears of every change since it was made,
+/// polled or not, so none is missed.
 pub(crate) struct Book {
     shared: Arc<Shared>,
     pipeline: Arc<str>,
@@ -27,11 +33,13 @@ pub(crate) struct Book {
     for_source: bool,
 }
 
-/// What is recorded about a scheduled delivery.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RunOf {
+/// What is known of a scheduled delivery.
+#[derive(Clone, Debug)]
+struct RunOf {
     /// Its row in the history.
-    pub(crate) run: RunId,
+    run: RunId,
+    /// Why it has failed though it is still on its way: its time is up.
+    overdue: Option<Arc<str>>,
 }
 
 impl Book {
@@ -56,19 +64,29 @@ impl Book {
         })
     }
 
-    /// Notes that deliveries are on their way.
+    /// Notes that deliveries are on their way. Each must have a share already, or get one before the
+    /// next await, so that none can be forgotten.
     pub(crate) fn opened(&self, number: usize) {
         self.open.fetch_add(number, Ordering::AcqRel);
     }
 
-    /// The token of a new scheduled delivery, with what is recorded about it.
-    pub(crate) fn token(&self, run: RunOf) -> Token {
+    /// The token of a new scheduled delivery, with its row in the history.
+    pub(crate) fn token(&self, run: RunId) -> Token {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.runs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, run);
+        self.runs().insert(id, RunOf { run, overdue: None });
         Token { epoch: 0, id }
+    }
+
+    /// Notes that a scheduled delivery's time is up, if it is still on its way: then it has failed,
+    /// and what is left of it is to be dropped.
+    pub(crate) fn overdue(&self, id: u64, reason: &str) -> bool {
+        match self.runs().get_mut(&id) {
+            Some(run) => {
+                run.overdue = Some(reason.into());
+                true
+            }
+            None => false,
+        }
     }
 
     /// How many deliveries are on their way.
@@ -78,69 +96,79 @@ impl Book {
 
     /// Waits until none is on its way.
     pub(crate) async fn all_settled(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.open() == 0 {
-                return;
-            }
-            changed.await;
-        }
+        self.until(|| (self.open() == 0).then_some(())).await;
     }
 
     /// Waits until a scheduled delivery has been settled.
     pub(crate) async fn settled_one(&self, id: u64) {
-        loop {
-            let changed = self.changed.notified();
-            if !self
-                .runs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains_key(&id)
-            {
-                return;
-            }
-            changed.await;
-        }
+        self.until(|| (!self.runs().contains_key(&id)).then_some(()))
+            .await;
     }
 
     /// Waits for ended deliveries and takes them all.
     pub(crate) async fn ended(&self) -> Vec<Settled> {
+        let taken = || Some(self.take_ended()).filter(|ended| !ended.is_empty());
+        self.until(taken).await
+    }
+
+    /// Takes the ended deliveries that nobody has taken.
+    pub(crate) fn take_ended(&self) -> Vec<Settled> {
+        let ended = std::mem::take(&mut *self.lock_ended());
+        if ended.len() >= BEHIND {
+            self.changed.notify_waiters();
+        }
+        ended
+    }
+
+    /// Waits while the source is far behind with what has ended.
+    pub(crate) async fn room(&self) {
+        self.until(|| (self.lock_ended().len() < BEHIND).then_some(()))
+            .await;
+    }
+
+    async fn until<T>(&self, look: impl Fn() -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
-            let ended =
-                std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
-            if !ended.is_empty() {
-                return ended;
+            if let Some(found) = look() {
+                return found;
             }
             changed.await;
         }
     }
 
-    /// Takes the ended deliveries that nobody has taken.
-    pub(crate) fn take_ended(&self) -> Vec<Settled> {
-        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
+    fn runs(&self) -> MutexGuard<'_, HashMap<u64, RunOf>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_ended(&self) -> MutexGuard<'_, Vec<Settled>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the end of a scheduled delivery into the history; one that was dropped because its time
+    /// was up has failed.
+    fn end_run(&self, mut settled: Settled) -> Outcome {
+        let Some(run) = self.runs().remove(&settled.token.id) else {
+            return settled.outcome;
+        };
+        if let (Outcome::Lost, Some(reason)) = (settled.outcome, run.overdue) {
+            settled.outcome = Outcome::Failed;
+            settled.reason.get_or_insert(reason);
+        }
+        self.shared.finish_run(run.run, &settled);
+        settled.outcome
     }
 }
 
 impl Settle for Book {
     fn settled(&self, settled: Settled) {
-        self.meter.settled(settled.outcome);
-        let outcome = settled.outcome;
-        if self.for_source {
-            self.ended
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(settled);
+        let outcome = if self.for_source {
+            let outcome = settled.outcome;
+            self.lock_ended().push(settled);
+            outcome
         } else {
-            let run = self
-                .runs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&settled.token.id);
-            if let Some(run) = run {
-                self.shared.finish_run(run.run, outcome);
-            }
-        }
+            self.end_run(settled)
+        };
+        self.meter.settled(outcome);
         if !self.any_settled.swap(true, Ordering::AcqRel) {
             self.shared.first_round.one_is_through(&self.pipeline);
         }

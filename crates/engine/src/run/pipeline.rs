@@ -20,6 +20,7 @@ use super::book::Book;
 use super::policy::{BACKOFF, backoff};
 use super::port::{Exit, QUEUE};
 use super::queue::{Intake, announcements, forward};
+use super::source::Settler;
 use super::stage::StageRun;
 use super::trigger::Trigger;
 use super::{PipelineShared, Shared, source};
@@ -29,6 +30,9 @@ const STEADY: Duration = Duration::from_secs(60);
 
 /// How long a component's own tasks may take to end.
 const COMPONENT_GRACE: Duration = Duration::from_secs(5);
+
+/// How long calls that run may take to end after a failure of their pipeline.
+const CALL_GRACE: Duration = Duration::from_secs(10);
 
 /// How one session of a pipeline ended.
 enum End {
@@ -40,20 +44,21 @@ enum End {
     Failed(Error),
 }
 
-/// Runs one pipeline until it ends for good. `stages` are the meters, in order.
+/// Runs one pipeline until it ends for good. `once`: it has one session, whatever `on_failure` says.
 pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shared>, once: bool) {
+    let (meter, stages) = shared.meters.pipeline(index);
     let mut failures: u32 = 0;
     let mut first_session = true;
     loop {
         let started = shared.clock.monotonic();
-        let (meter, stages) = shared.meters.pipeline(index);
         let pipeline = Arc::new(PipelineShared {
             name: Arc::clone(&plan.name),
             shared: Arc::clone(&shared),
             stopping: shared.stopping.child(),
+            trigger: plan.trigger.clone(),
             meter: Arc::clone(&meter),
             first_stage: Arc::clone(&stages[0]),
-            tasks: Tasks::default(),
+            tasks: shared.tasks.child(),
         });
         let end = session(&plan, &pipeline, &stages, once, first_session).await;
         first_session = false;
@@ -62,7 +67,7 @@ pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shar
         }
         failures += 1;
         let wait = backoff(failures, BACKOFF.0, BACKOFF.1, &shared.dice);
-        match end {
+        let restarts = match end {
             End::Finished => break,
             End::Away(error) => {
                 meter.error(error.message());
@@ -71,31 +76,28 @@ pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shar
                     wait = %wiredflow_core::units::format_duration(wait),
                     "{}; opening it again", error.message(),
                 );
+                0
             }
             End::Failed(error) => {
                 meter.error(error.message());
                 let stops = error.kind() == ErrorKind::Config || plan.on_failure == OnFailure::Stop;
                 let error = error.context(format!("pipeline `{}`", plan.name));
-                if stops || plan.on_failure == OnFailure::Isolate {
-                    shared.tell_failure(&error);
-                    shared.note_failure(error.clone());
+                shared.tell_failure(&error);
+                if stops || once || plan.on_failure == OnFailure::Isolate {
+                    shared.note_failure(error);
                     if stops {
-                        shared.stopping.fail(error);
+                        shared.stopping.end_intake();
                     }
                     break;
                 }
-                shared.tell_failure(&error);
-                meter.restarts.fetch_add(1, Ordering::Relaxed);
-                if shared.stopping.is_intake_over() {
-                    shared.note_failure(error);
-                    break;
-                }
+                1
             }
-        }
+        };
         tokio::select! {
             () = shared.stopping.intake_over() => break,
             () = shared.clock.sleep(wait) => {}
         }
+        meter.restarts.fetch_add(restarts, Ordering::Relaxed);
     }
     shared.first_round.one_is_through(&plan.name);
 }
@@ -117,11 +119,12 @@ async fn session(
         Err(error) => End::Failed(error),
     };
     stop.cancel();
-    let finished = resources.tasks.finished();
     tokio::select! {
-        () = finished => {}
-        () = pipeline.shared.clock.sleep(COMPONENT_GRACE) => resources.tasks.abort(),
+        () = resources.tasks.finished() => {}
+        () = pipeline.shared.clock.sleep(COMPONENT_GRACE) => {}
     }
+    pipeline.tasks.abort();
+    pipeline.tasks.finished().await;
     end
 }
 
@@ -211,55 +214,29 @@ async fn run(
     let (queue, first) = mpsc::channel(QUEUE);
     let work = join_stages(plan, pipeline, meters, stages, first);
     tracing::debug!(pipeline = %plan.name, "open");
-    let intake = match &source {
+    let intake = match source {
         None => {
             let clock = &pipeline.shared.clock;
             let trigger = Trigger {
                 plan: plan.clone(),
                 pipeline: Arc::clone(pipeline),
-                book: Arc::clone(&book),
+                book,
                 queue,
                 once,
                 first_session,
                 started: (clock.now(), clock.monotonic()),
             };
-            let schedule = match &plan.trigger {
-                TriggerPlan::Schedule(schedule, steady) => Some((schedule.clone(), *steady)),
-                TriggerPlan::Once | TriggerPlan::Source { .. } => None,
-            };
-            trigger.run(schedule).await;
+            trigger.run().await;
+            finish(&work, pipeline).await;
             Ok(())
         }
         Some(source) => {
-            let (settling, all_settled) = (Tasks::default(), CancellationToken::new());
-            let (to, by, of) = (Arc::clone(source), Arc::clone(&book), Arc::clone(pipeline));
-            let until = all_settled.clone();
-            settling.spawn("settle", async move {
-                source::settle(to.as_ref(), &by, &of, &until).await
-            });
-            let kind = match &plan.trigger {
-                TriggerPlan::Source { kind, .. } => kind.as_str(),
-                TriggerPlan::Schedule(..) | TriggerPlan::Once => "source",
-            };
-            let taken = source::take_in(source.as_ref(), kind, &book, pipeline, queue).await;
-            source.close_boxed().await;
-            work.finished().await;
-            book.all_settled().await;
-            all_settled.cancel();
-            settling.finished().await;
+            let settler = Settler::start(&source, &book, pipeline);
+            let taken = source::take_in(source.as_ref(), &book, pipeline, queue).await;
+            settler.close(finish(&work, pipeline)).await;
             taken
         }
     };
-    work.finished().await;
-    pipeline.tasks.abort();
-    if let Some(source) = source {
-        let left = book.take_ended();
-        if !left.is_empty()
-            && let Err(error) = source.settle_boxed(left).await
-        {
-            tracing::warn!(pipeline = %plan.name, "not acknowledged: {error}");
-        }
-    }
     let intake =
         intake.map_err(|error| error.map_text(|text| pipeline.shared.scrubber.scrub(text)));
     match (pipeline.stopping.failure(), intake) {
@@ -270,6 +247,21 @@ async fn run(
     }
 }
 
+/// Waits until all stages have worked off what they have; after a failure not for ever.
+async fn finish(work: &Tasks, pipeline: &PipelineShared) {
+    tokio::select! {
+        biased;
+        () = work.finished() => return,
+        () = pipeline.stopping.calls_over(&pipeline.shared.clock, CALL_GRACE) => {}
+    }
+    tracing::warn!(
+        pipeline = %pipeline.name,
+        "calls that still run after a failure are dropped",
+    );
+    work.abort();
+    work.finished().await;
+}
+
 /// Starts the loops of all stages, each joined to the next by a bounded queue.
 fn join_stages(
     plan: &PipelinePlan,
@@ -278,7 +270,8 @@ fn join_stages(
     stages: Vec<Box<dyn AnyStage>>,
     first: mpsc::Receiver<Parcel>,
 ) -> Tasks {
-    let work = Tasks::default();
+    let work = pipeline.tasks.child();
+    let scheduled = !matches!(plan.trigger, TriggerPlan::Source { .. });
     let mut input = first;
     for (index, (stage, plan)) in stages.into_iter().zip(&plan.stages).enumerate() {
         let meter = Arc::clone(&meters[index]);
@@ -290,7 +283,13 @@ fn join_stages(
             }
             None => (None, None),
         };
-        let exit = Exit::new(next, Arc::clone(&meter), Arc::clone(&pipeline.meter));
+        let brings_in = scheduled && index == 0;
+        let exit = Exit::new(
+            next,
+            Arc::clone(&meter),
+            Arc::clone(&pipeline.meter),
+            brings_in,
+        );
         let mut ordered = None;
         if plan.policy.parallel > 1 && plan.policy.ordered {
             let (announce, calls) = announcements(plan.policy.parallel);
@@ -316,13 +315,6 @@ fn join_stages(
     work
 }
 
-impl PipelineShared {
-    /// Notes that a delivery failed: the pipeline's intake ends, what is queued is dropped.
-    pub(crate) fn fail(&self, error: Error) {
-        self.stopping.fail(error);
-    }
-}
-
 impl Shared {
     fn resources(&self, pipeline: &PipelineShared, stop: &CancellationToken) -> Resources {
         Resources {
@@ -336,7 +328,7 @@ impl Shared {
             storages: self.storages.clone(),
             http: self.http.clone(),
             functions: self.functions.clone(),
-            tasks: Tasks::default(),
+            tasks: pipeline.tasks.child(),
             stop: stop.clone(),
         }
     }

@@ -55,11 +55,11 @@ pub(crate) fn judge(
         ErrorKind::Data | ErrorKind::Bug => Attempts::Times(1),
     };
     let retry = policy.retry.clone().unwrap_or(Retry {
-        attempts: default_attempts,
+        attempts: None,
         backoff: BACKOFF.0,
         max: BACKOFF.1,
     });
-    let more = match retry.attempts {
+    let more = match retry.attempts.unwrap_or(default_attempts) {
         Attempts::Forever => true,
         Attempts::Times(times) => attempt < times,
     };
@@ -119,9 +119,29 @@ mod tests {
     }
 
     #[test]
+    fn a_word_on_back_off_alone_leaves_the_attempts_as_they_are() {
+        let retry = Retry {
+            attempts: None,
+            backoff: Duration::from_millis(10),
+            max: Duration::from_millis(20),
+        };
+        let policy = StagePolicy {
+            retry: Some(retry),
+            ..StagePolicy::default()
+        };
+        let judge =
+            |error: &Error, attempt| judge(error, attempt, false, &policy, &Dice::seeded(1));
+        assert_eq!(judge(&Error::data("bad"), 1), Verdict::GiveUp);
+        let Verdict::Again(wait) = judge(&Error::remote("away"), 1_000_000) else {
+            panic!("gave up")
+        };
+        assert!(wait <= Duration::from_millis(20));
+    }
+
+    #[test]
     fn attempts_count_the_first_call_and_a_half_done_call_is_not_repeated() {
         let retry = Retry {
-            attempts: Attempts::Times(2),
+            attempts: Some(Attempts::Times(2)),
             backoff: BACKOFF.0,
             max: BACKOFF.1,
         };

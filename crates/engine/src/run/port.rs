@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 use wiredflow_core::charge::{Activity, Charge};
-use wiredflow_core::delivery::{Outcome, Parcel};
+use wiredflow_core::delivery::{Outcome, Parcel, Way};
 use wiredflow_core::stage::{BoxFuture, Outlet};
 use wiredflow_core::storage::CommitReceipt;
 use wiredflow_core::{Batch, Error, Params, Result};
@@ -22,6 +22,9 @@ pub(crate) const QUEUE: usize = 2;
 pub(crate) struct Exit {
     to: To,
     meter: Arc<StageMeter>,
+    /// Where what leaves the stage counts as what came into the pipeline: for the first stage of a
+    /// schedule, whose ticks bring no records.
+    brings_in: Option<Arc<PipelineMeter>>,
 }
 
 #[derive(Clone)]
@@ -35,68 +38,105 @@ enum To {
 }
 
 impl Exit {
-    /// The way into the next stage's queue, or to the end.
+    /// The way into the next stage's queue, or to the end. `brings_in`: see [`Exit`].
     pub(crate) fn new(
         next: Option<(mpsc::Sender<Parcel>, Arc<StageMeter>)>,
         meter: Arc<StageMeter>,
         pipeline: Arc<PipelineMeter>,
+        brings_in: bool,
     ) -> Self {
+        let brings_in = brings_in.then(|| Arc::clone(&pipeline));
         let to = match next {
             Some((queue, next)) => To::Next(queue, next),
             None => To::End(pipeline),
         };
-        Self { to, meter }
+        Self {
+            to,
+            meter,
+            brings_in,
+        }
     }
 
     /// The way into a call's own queue.
     pub(crate) fn of_call(&self) -> (Self, mpsc::Receiver<Parcel>) {
         let (queue, receiver) = mpsc::channel(QUEUE);
-        (
-            Self {
-                to: To::Call(queue),
-                meter: Arc::clone(&self.meter),
-            },
-            receiver,
-        )
+        let exit = Self {
+            to: To::Call(queue),
+            meter: Arc::clone(&self.meter),
+            brings_in: None,
+        };
+        (exit, receiver)
     }
 
     /// Hands a parcel on; waits while the queue is full, and charges that as blocked.
     pub(crate) async fn hand_on(&self, parcel: Parcel, charge: &dyn Charge) {
-        if !matches!(self.to, To::Call(_)) {
-            self.meter
-                .records_out
-                .fetch_add(parcel.batch.len() as u64, Ordering::Relaxed);
-        }
-        let queue = match &self.to {
+        let (queue, waiting) = match &self.to {
+            To::Call(queue) => (queue, None),
             To::Next(queue, next) => {
-                next.queued.fetch_add(1, Ordering::Relaxed);
-                queue
+                self.count(&parcel);
+                (queue, Some(Waiting::new(&next.queued)))
             }
-            To::Call(queue) => queue,
             To::End(pipeline) => {
-                pipeline
-                    .records_out
-                    .fetch_add(parcel.batch.len() as u64, Ordering::Relaxed);
+                self.count(&parcel);
+                let records = parcel.batch.len() as u64;
+                pipeline.records_out.fetch_add(records, Ordering::Relaxed);
+                parcel.lineage.count(&parcel.batch, Way::Out);
                 parcel.lineage.close(Outcome::Committed);
                 return;
             }
         };
         // A parcel that finds its queue closed is dropped: its deliveries count as lost, as they should.
-        match queue.try_send(parcel) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        let queued = match queue.try_send(parcel) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
             Err(mpsc::error::TrySendError::Full(parcel)) => {
                 let before = charge.enter(Activity::Blocked);
-                drop(queue.send(parcel).await);
+                let sent = queue.send(parcel).await;
                 charge.enter(before);
+                sent.is_ok()
             }
+        };
+        if queued && let Some(waiting) = waiting {
+            waiting.stays();
         }
+    }
+
+    fn count(&self, parcel: &Parcel) {
+        let records = parcel.batch.len() as u64;
+        self.meter.records_out.fetch_add(records, Ordering::Relaxed);
+        if let Some(pipeline) = &self.brings_in {
+            pipeline.records_in.fetch_add(records, Ordering::Relaxed);
+            parcel.lineage.count(&parcel.batch, Way::In);
+        }
+    }
+}
+
+/// One batch more before a stage; one less again when it is dropped on the way.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(queued: &'a AtomicUsize) -> Self {
+        queued.fetch_add(1, Ordering::Relaxed);
+        Self(queued)
+    }
+
+    fn stays(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A counted way into the first stage's queue, for triggers.
 pub(crate) async fn feed(queue: &mpsc::Sender<Parcel>, queued: &AtomicUsize, parcel: Parcel) {
-    queued.fetch_add(1, Ordering::Relaxed);
-    drop(queue.send(parcel).await);
+    let waiting = Waiting::new(queued);
+    if queue.send(parcel).await.is_ok() {
+        waiting.stays();
+    }
 }
 
 /// The outlet of one call.
@@ -104,15 +144,33 @@ pub(crate) struct CallOutlet<'a> {
     pub(crate) input: &'a Parcel,
     pub(crate) exit: &'a Exit,
     pub(crate) charge: &'a dyn Charge,
-    pub(crate) stopping: &'a Stopping,
+    pub(crate) closing: Closing<'a>,
     /// How many batches were handed on.
-    pub(crate) emitted: usize,
-    /// Whether a batch was handed on after intake had ended: the next one is refused.
+    pub(crate) emitted: &'a AtomicUsize,
+    /// Whether a batch was handed on after the end had come: the next one is refused.
     pub(crate) last_one_out: bool,
     /// Whether a batch was refused: the call is a generator that the end of the run closes.
     pub(crate) closed: bool,
     /// What the stage said of its input.
     pub(crate) passed: Option<Option<CommitReceipt>>,
+}
+
+/// When a generator is closed.
+#[derive(Clone, Copy)]
+pub(crate) enum Closing<'a> {
+    /// With the end of intake, after its current batch: one that a schedule has started may go on for ever.
+    AtEnd(&'a Stopping),
+    /// When waiting ends: one that works on a message is finished, else all of it would come again.
+    WithWaits(&'a Stopping),
+}
+
+impl Closing<'_> {
+    fn is_now(self) -> bool {
+        match self {
+            Self::AtEnd(stopping) => stopping.is_intake_over(),
+            Self::WithWaits(stopping) => stopping.are_waits_over(),
+        }
+    }
 }
 
 impl Outlet for CallOutlet<'_> {
@@ -122,20 +180,17 @@ impl Outlet for CallOutlet<'_> {
                 self.closed = true;
                 return Err(Error::remote("the flow ends: the generator is closed"));
             }
-            self.last_one_out = self.stopping.is_intake_over();
+            self.last_one_out = self.closing.is_now();
             let lineage = self.input.lineage.child(&mut batch);
             let params = params.unwrap_or_else(|| Params::clone(&self.input.params));
-            self.exit
-                .hand_on(
-                    Parcel {
-                        batch,
-                        lineage,
-                        params,
-                    },
-                    self.charge,
-                )
-                .await;
-            self.emitted += 1;
+            let parcel = Parcel {
+                batch,
+                lineage,
+                params,
+            };
+            // Before it can be dropped on its way: what was handed on in part is not called again.
+            self.emitted.fetch_add(1, Ordering::Relaxed);
+            self.exit.hand_on(parcel, self.charge).await;
             Ok(())
         })
     }

@@ -18,9 +18,14 @@ use super::port::Exit;
 /// How deep the queue of a stage's ordered calls is, beyond the calls that run.
 const ORDERED_AHEAD: usize = 1;
 
+/// Where each ordered call announces its queue.
+type Announce = mpsc::Sender<mpsc::Receiver<Parcel>>;
+
 /// The input side of one stage.
 pub(crate) struct Intake {
     state: Mutex<State>,
+    /// Where ordered calls announce themselves; none where order is not asked for.
+    ordered: Option<Announce>,
     grouping: Option<Grouping>,
     /// Whether one call may take a batch of several deliveries.
     many_deliveries: bool,
@@ -33,15 +38,15 @@ struct State {
     queue: mpsc::Receiver<Parcel>,
     /// Taken from the queue and cut to size, not yet given to a call.
     ready: VecDeque<Parcel>,
-    /// Where each ordered call announces its queue; none where order is not asked for.
-    ordered: Option<mpsc::Sender<mpsc::Receiver<Parcel>>>,
+    /// Taken from the queue, and to be the first of the next group.
+    left: Option<Parcel>,
 }
 
 impl Intake {
     /// The input side over a queue. With `ordered`, calls announce their output there in order.
     pub(crate) fn new(
         queue: mpsc::Receiver<Parcel>,
-        ordered: Option<mpsc::Sender<mpsc::Receiver<Parcel>>>,
+        ordered: Option<Announce>,
         (grouping, many_deliveries): (Option<Grouping>, bool),
         exit: Exit,
         (clock, meter): (Clock, Arc<StageMeter>),
@@ -49,10 +54,11 @@ impl Intake {
         let state = Mutex::new(State {
             queue,
             ready: VecDeque::new(),
-            ordered,
+            left: None,
         });
         Self {
             state,
+            ordered,
             grouping,
             many_deliveries,
             exit,
@@ -61,24 +67,40 @@ impl Intake {
         }
     }
 
-    /// The next batch to work on and where its output goes; `None` when there will be no more.
-    pub(crate) async fn take(&self) -> Option<(Parcel, Exit)> {
-        let mut state = self.state.lock().await;
-        let parcel = match state.ready.pop_front() {
-            Some(parcel) => parcel,
-            None => self.refill(&mut state).await?,
-        };
-        let Some(ordered) = &state.ordered else {
+    /// The next batch to work on and where its output goes; `None` when there will be no more. Waiting
+    /// for it is charged as starved, but as blocked where the outputs of earlier calls are in the way.
+    pub(crate) async fn take(&self, charge: &dyn Charge) -> Option<(Parcel, Exit)> {
+        let Some(ordered) = &self.ordered else {
+            let parcel = self.next().await?;
             return Some((parcel, self.exit.clone()));
         };
+        charge.enter(Activity::Blocked);
+        let place = ordered.reserve().await.ok()?;
+        charge.enter(Activity::Starved);
         let (exit, output) = self.exit.of_call();
-        // Held under the lock: announcements are in the order of the calls.
-        ordered.send(output).await.ok()?;
+        let mut state = self.state.lock().await;
+        let parcel = self.next_of(&mut state).await?;
+        // Sent under the lock: announcements are in the order of the calls.
+        place.send(output);
         Some((parcel, exit))
     }
 
+    async fn next(&self) -> Option<Parcel> {
+        self.next_of(&mut *self.state.lock().await).await
+    }
+
+    async fn next_of(&self, state: &mut State) -> Option<Parcel> {
+        match state.ready.pop_front() {
+            Some(parcel) => Some(parcel),
+            None => self.refill(state).await,
+        }
+    }
+
     async fn refill(&self, state: &mut State) -> Option<Parcel> {
-        let first = self.receive(&mut state.queue).await?;
+        let first = match state.left.take() {
+            Some(left) => left,
+            None => self.receive(&mut state.queue).await?,
+        };
         let Some(grouping) = &self.grouping else {
             if self.many_deliveries || first.lineage.deliveries() <= 1 {
                 return Some(first);
@@ -88,14 +110,20 @@ impl Intake {
         };
         let until = self.clock.monotonic() + grouping.within;
         let mut group = first;
-        while group.batch.len() < grouping.max {
-            tokio::select! {
-                next = self.receive(&mut state.queue) => match next {
-                    Some(next) => group.join(next),
-                    None => break,
-                },
-                () = self.clock.sleep_until(until) => break,
+        // Deliveries are counted too: they may be empty, and there must be an end to what is held.
+        while group.batch.len() < grouping.max && group.lineage.deliveries() <= grouping.max {
+            let next = tokio::select! {
+                biased;
+                next = self.receive(&mut state.queue) => next,
+                () = self.clock.sleep_until(until) => None,
+            };
+            let Some(next) = next else { break };
+            if next.params != group.params {
+                // Another run of the configuration: its records are not called with these params.
+                state.left = Some(next);
+                break;
             }
+            group.join(next);
         }
         state.ready.extend(chunks(group, grouping.max));
         state.ready.pop_front()
@@ -151,11 +179,6 @@ pub(crate) async fn forward(mut calls: mpsc::Receiver<mpsc::Receiver<Parcel>>, e
 }
 
 /// The queue in which ordered calls announce themselves.
-pub(crate) fn announcements(
-    parallel: usize,
-) -> (
-    mpsc::Sender<mpsc::Receiver<Parcel>>,
-    mpsc::Receiver<mpsc::Receiver<Parcel>>,
-) {
+pub(crate) fn announcements(parallel: usize) -> (Announce, mpsc::Receiver<mpsc::Receiver<Parcel>>) {
     mpsc::channel(parallel + ORDERED_AHEAD)
 }

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wiredflow_core::delivery::{Delivery, Outcome, Parcel, Payload, Settle, Token};
+use wiredflow_core::delivery::{Delivery, Outcome, Parcel, Payload, Settle, Settled};
 use wiredflow_core::stage::AnySource;
 use wiredflow_core::{Error, ErrorKind, Result, Value, json};
 
+use crate::plan::TriggerPlan;
 use crate::state::{Body, DeadLetter};
+use crate::tasks::Tasks;
 
 use super::PipelineShared;
 use super::book::Book;
@@ -18,61 +21,130 @@ use super::port::feed;
 /// The most deliveries that one batch takes from a source at a time.
 const MOST: usize = 256;
 
+/// How long a source may take to note what has ended, or to close.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
 /// Feeds a pipeline from a source until intake ends or the source does. Returns why, if it failed.
 pub(crate) async fn take_in(
     source: &dyn AnySource,
-    kind: &str,
     book: &Arc<Book>,
     pipeline: &Arc<PipelineShared>,
     queue: mpsc::Sender<Parcel>,
 ) -> Result<()> {
+    let (stopping, meter) = (&pipeline.stopping, &pipeline.meter);
     let settle: Arc<dyn Settle> = Arc::clone(book) as Arc<dyn Settle>;
     loop {
+        let next = async {
+            book.room().await;
+            source.next_boxed(MOST).await
+        };
         let deliveries = tokio::select! {
             biased;
-            () = pipeline.stopping.intake_over() => return Ok(()),
-            deliveries = source.next_boxed(MOST) => deliveries?,
+            () = stopping.intake_over() => return Ok(()),
+            deliveries = next => deliveries?,
         };
         if deliveries.is_empty() {
             return Ok(());
         }
+        // All of them get their shares before the next await: what is dropped there is settled as lost.
         book.opened(deliveries.len());
         let mut readable = Vec::with_capacity(deliveries.len());
+        let mut unreadable = Vec::new();
         for delivery in deliveries {
             let token = delivery.token;
             match read(delivery) {
                 Ok(values) => readable.push((token, values)),
-                Err(unreadable) => set_aside(token, unreadable, kind, &settle, pipeline).await?,
+                Err(reason) => {
+                    let parcel = Parcel::start(vec![(token, Vec::new())], &settle);
+                    unreadable.push((parcel, reason));
+                }
             }
         }
-        if readable.is_empty() {
-            continue;
+        let parcel = (!readable.is_empty()).then(|| Parcel::start(readable, &settle));
+        for (parcel, reason) in unreadable {
+            set_aside(parcel, reason, pipeline).await?;
         }
-        let parcel = Parcel::start(readable, &settle);
-        pipeline
-            .meter
-            .records_in
-            .fetch_add(parcel.batch.len() as u64, Ordering::Relaxed);
-        feed(&queue, &pipeline.first_stage.queued, parcel).await;
+        let Some(parcel) = parcel else { continue };
+        let records = parcel.batch.len() as u64;
+        meter.records_in.fetch_add(records, Ordering::Relaxed);
+        tokio::select! {
+            biased;
+            // The queue may be full for good; what waits to enter it is dropped as what is in it.
+            () = stopping.failed() => return Ok(()),
+            () = feed(&queue, &pipeline.first_stage.queued, parcel) => {}
+        }
     }
 }
 
-/// Tells a source how its deliveries ended, until it is told that there will be no more.
-pub(crate) async fn settle(
-    source: &dyn AnySource,
-    book: &Book,
-    pipeline: &PipelineShared,
-    until: &CancellationToken,
-) {
-    loop {
-        let ended = tokio::select! {
-            biased;
-            ended = book.ended() => ended,
-            () = until.cancelled() => return,
+/// Tells a source how its deliveries ended, beside its intake and after it.
+pub(crate) struct Settler {
+    source: Arc<dyn AnySource>,
+    book: Arc<Book>,
+    pipeline: Arc<PipelineShared>,
+    task: Tasks,
+    all_settled: CancellationToken,
+}
+
+impl Settler {
+    /// Starts to tell.
+    pub(crate) fn start(
+        source: &Arc<dyn AnySource>,
+        book: &Arc<Book>,
+        pipeline: &Arc<PipelineShared>,
+    ) -> Self {
+        let settler = Self {
+            source: Arc::clone(source),
+            book: Arc::clone(book),
+            pipeline: Arc::clone(pipeline),
+            task: pipeline.tasks.child(),
+            all_settled: CancellationToken::new(),
         };
-        if let Err(error) = source.settle_boxed(ended).await {
-            // What could not be acknowledged comes again; a lost connection shows at the next intake.
-            tracing::warn!(pipeline = %pipeline.name, "not acknowledged: {error}");
+        let (source, book) = (Arc::clone(source), Arc::clone(book));
+        let (pipeline, until) = (Arc::clone(pipeline), settler.all_settled.clone());
+        settler.task.spawn("settle", async move {
+            loop {
+                let ended = tokio::select! {
+                    biased;
+                    ended = book.ended() => ended,
+                    () = until.cancelled() => return,
+                };
+                tell(source.as_ref(), ended, &pipeline).await;
+            }
+        });
+        settler
+    }
+
+    /// Closes the source to new deliveries, waits for the work on those it has given, and tells how
+    /// the last of them ended.
+    pub(crate) async fn close(self, work: impl Future<Output = ()>) {
+        within(self.source.close_boxed(), &self.pipeline).await;
+        work.await;
+        self.book.all_settled().await;
+        self.all_settled.cancel();
+        self.task.finished().await;
+        let left = self.book.take_ended();
+        if !left.is_empty() {
+            tell(self.source.as_ref(), left, &self.pipeline).await;
+        }
+    }
+}
+
+async fn tell(source: &dyn AnySource, ended: Vec<Settled>, pipeline: &PipelineShared) {
+    // What could not be acknowledged comes again; a lost connection shows at the next intake.
+    if let Some(Err(error)) = within(source.settle_boxed(ended), pipeline).await {
+        let error = pipeline.shared.scrubber.scrub(error.message());
+        tracing::warn!(pipeline = %pipeline.name, "not acknowledged: {error}");
+    }
+}
+
+/// What a source answers in time.
+async fn within<T>(answer: impl Future<Output = T>, pipeline: &PipelineShared) -> Option<T> {
+    tokio::select! {
+        biased;
+        answer = answer => Some(answer),
+        () = pipeline.shared.clock.sleep(ANSWER_WITHIN) => {
+            tracing::warn!(pipeline = %pipeline.name, "the source did not answer and is left alone");
+            None
         }
     }
 }
@@ -104,15 +176,17 @@ fn read(delivery: Delivery) -> Result<Vec<Value>, Unreadable> {
 }
 
 async fn set_aside(
-    token: Token,
+    parcel: Parcel,
     unreadable: Unreadable,
-    kind: &str,
-    settle: &Arc<dyn Settle>,
     pipeline: &PipelineShared,
 ) -> Result<()> {
-    let parcel = Parcel::start(vec![(token, Vec::new())], settle);
+    let kind = match &pipeline.trigger {
+        TriggerPlan::Source { kind, .. } => kind.as_str(),
+        TriggerPlan::Schedule(..) | TriggerPlan::Once => "source",
+    };
     pipeline.meter.error(&unreadable.reason);
     tracing::warn!(pipeline = %pipeline.name, source = kind, "to the dead letters: {}", unreadable.reason);
+    parcel.lineage.explain(&unreadable.reason.as_str().into());
     let letter = DeadLetter {
         pipeline: pipeline.name.to_string(),
         stage: kind.to_owned(),
@@ -125,7 +199,8 @@ async fn set_aside(
         params: None,
         body: unreadable.body,
     };
-    pipeline.shared.dead_letter(letter).await?;
+    let shared = &pipeline.shared;
+    shared.dead_letter(letter, &pipeline.stopping).await?;
     parcel.lineage.close(Outcome::DeadLettered);
     Ok(())
 }

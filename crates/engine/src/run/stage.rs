@@ -1,35 +1,26 @@
 //! One stage at work: take a batch, call, and do what the failure table says.
 
+mod aside;
+mod call;
+
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::FutureExt;
-use governor::clock::{Clock as _, MonotonicClock};
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 use wiredflow_core::charge::{Activity, Charge};
-use wiredflow_core::config::OnError;
 use wiredflow_core::delivery::{Outcome, Parcel};
-use wiredflow_core::stage::{AnyStage, Cx, Emitter};
-use wiredflow_core::storage::Epoch;
-use wiredflow_core::{Error, ErrorKind, Result, Value};
+use wiredflow_core::stage::AnyStage;
+use wiredflow_core::{Error, ErrorKind};
 
-use crate::catalogue::Work;
 use crate::observe::{ReplicaClock, StageMeter};
-use crate::plan::StagePlan;
-use crate::state::{Body, DeadLetter};
+use crate::plan::{StagePlan, TriggerPlan};
 
+use super::pace::Pace;
 use super::policy::{self, Verdict};
-use super::port::{CallOutlet, Exit};
+use super::port::{Closing, Exit};
 use super::queue::Intake;
 use super::stopping::Stopping;
 use super::{PipelineShared, Shared};
-
-/// A limit of calls in a second, for all replicas together.
-type Limiter = RateLimiter<NotKeyed, InMemoryState, MonotonicClock>;
 
 /// One opened stage of a running pipeline, shared by its replicas.
 pub(crate) struct StageRun {
@@ -38,23 +29,41 @@ pub(crate) struct StageRun {
     intake: Intake,
     meter: Arc<StageMeter>,
     pipeline: Arc<PipelineShared>,
-    limiter: Option<Limiter>,
+    pace: Option<Pace>,
+    /// Whether the end of the run has found a batch that could not be finished: what comes behind it
+    /// is dropped too, and comes again in order.
+    given_up: AtomicBool,
 }
 
-/// What becomes of a batch after a call that went well.
-enum Input {
+/// How the attempts of one batch ended.
+enum Ended {
     /// It goes on as it is.
     Passed,
     /// The stage has made something else of it, or nothing.
     UsedUp,
+    /// It is a generator's, which the end of the run has closed.
+    Closed,
+    /// The flow ends while its peer is away.
+    GivenUp,
+    /// The attempts are used up.
+    Failed(Failure),
 }
 
-/// How one call ended.
-struct Called {
-    result: Result<()>,
+/// A call that failed for the last time.
+struct Failure {
+    error: Error,
+    attempts: u32,
+    /// Whether a part of its output is on its way, so that no part of its input is called again.
     emitted: bool,
-    closed: bool,
-    passed: Option<Option<wiredflow_core::storage::CommitReceipt>>,
+}
+
+/// A replica at rest, also when its task is aborted.
+struct Rest<'a>(&'a ReplicaClock);
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.0.enter(Activity::Starved);
+    }
 }
 
 impl StageRun {
@@ -65,35 +74,31 @@ impl StageRun {
         meter: Arc<StageMeter>,
         pipeline: Arc<PipelineShared>,
     ) -> Arc<Self> {
-        let limiter = plan.policy.rate_limit.and_then(limiter);
+        let pace = plan.policy.rate_limit.map(Pace::new);
         Arc::new(Self {
             plan,
             stage,
             intake,
             meter,
             pipeline,
-            limiter,
+            pace,
+            given_up: AtomicBool::new(false),
         })
     }
 
     /// Works off the queue until it ends. One of `parallel` loops.
     pub(crate) async fn replica(self: Arc<Self>, charge: Arc<ReplicaClock>) {
+        let _rest = Rest(&charge);
         loop {
             charge.enter(Activity::Starved);
-            let Some((parcel, exit)) = self.intake.take().await else {
+            let Some((parcel, exit)) = self.intake.take(charge.as_ref()).await else {
                 break;
             };
             charge.enter(Activity::Overhead);
-            if self.stopping().has_failed() {
-                // Dropped: its deliveries are not acknowledged and come again.
-                continue;
-            }
-            self.meter
-                .records_in
-                .fetch_add(parcel.batch.len() as u64, Ordering::Relaxed);
+            let records = parcel.batch.len() as u64;
+            self.meter.records_in.fetch_add(records, Ordering::Relaxed);
             self.work_off(parcel, &exit, &charge).await;
         }
-        charge.enter(Activity::Starved);
     }
 
     fn stopping(&self) -> &Stopping {
@@ -104,54 +109,93 @@ impl StageRun {
         &self.pipeline.shared
     }
 
+    /// Whether what is queued is dropped: its deliveries are not acknowledged and come again.
+    fn is_over(&self) -> bool {
+        self.stopping().has_failed() || self.given_up.load(Ordering::Relaxed)
+    }
+
     /// Brings one batch to its end, in parts where a part of it fails.
     async fn work_off(&self, parcel: Parcel, exit: &Exit, charge: &Arc<ReplicaClock>) {
         let mut parts = VecDeque::from([parcel]);
         while let Some(mut part) = parts.pop_front() {
-            let (error, attempts) = match self.attempts(&mut part, exit, charge).await {
-                Ok(Input::Passed) => {
-                    exit.hand_on(part, charge.as_ref()).await;
-                    continue;
-                }
-                Ok(Input::UsedUp) => {
-                    part.lineage.close(Outcome::Committed);
-                    continue;
-                }
-                Err(failure) => failure,
-            };
-            let Some(error) = error else {
-                part.lineage.close(Outcome::Skipped);
-                continue;
-            };
-            if error.kind() == ErrorKind::Config {
-                self.pipeline.fail(self.located(error));
-                part.lineage.close(Outcome::Failed);
-                continue;
+            if self.is_over() {
+                return;
             }
-            if let Some(index) = error.record().filter(|index| *index < part.batch.len()) {
-                self.set_aside_record(&mut part, index, &error, attempts, charge)
-                    .await;
-                if part.batch.is_empty() || self.stopping().has_failed() {
-                    part.lineage.close(Outcome::Committed);
-                } else {
-                    parts.push_front(part);
+            match self.attempts(&mut part, exit, charge).await {
+                Ended::Passed => exit.hand_on(part, charge.as_ref()).await,
+                Ended::UsedUp => part.lineage.close(Outcome::Committed),
+                Ended::Closed => self.close(part),
+                Ended::GivenUp => self.given_up.store(true, Ordering::Relaxed),
+                Ended::Failed(failure) => {
+                    let smaller = self.failed(part, failure, charge).await;
+                    for part in smaller.into_iter().rev() {
+                        parts.push_front(part);
+                    }
                 }
-                continue;
             }
-            let taken_apart = self.take_apart(part);
-            match taken_apart {
-                Ok(smaller) => smaller
-                    .into_iter()
-                    .rev()
-                    .for_each(|part| parts.push_front(part)),
-                Err(part) => self.set_aside(part, &error, attempts, charge).await,
+        }
+    }
+
+    /// Settles the batch of a generator that was closed. A tick is over then; a message has more to
+    /// give, so it is not acknowledged, nor is what a failure has cut short.
+    fn close(&self, part: Parcel) {
+        if let (Closing::AtEnd(_), false) = (self.closing(), self.stopping().has_failed()) {
+            part.lineage
+                .explain(&"the run ended: the generator was closed".into());
+            part.lineage.close(Outcome::Skipped);
+        }
+    }
+
+    fn closing(&self) -> Closing<'_> {
+        match self.pipeline.trigger {
+            TriggerPlan::Source { .. } => Closing::WithWaits(self.stopping()),
+            TriggerPlan::Schedule(..) | TriggerPlan::Once => Closing::AtEnd(self.stopping()),
+        }
+    }
+
+    /// Does with a batch whose call has failed as the failure table says; gives the parts of it that
+    /// are to be called by themselves.
+    async fn failed(
+        &self,
+        mut part: Parcel,
+        failure: Failure,
+        charge: &ReplicaClock,
+    ) -> Vec<Parcel> {
+        if failure.error.kind() == ErrorKind::Config {
+            self.stop_flow(part, failure.error);
+            return Vec::new();
+        }
+        if failure.emitted {
+            self.set_aside(part, &failure, charge).await;
+            return Vec::new();
+        }
+        let record = failure.error.record();
+        if let Some(index) = record.filter(|index| *index < part.batch.len()) {
+            self.set_aside_record(&mut part, index, &failure, charge)
+                .await;
+            if !part.batch.is_empty() {
+                return vec![part];
+            }
+            // Each of its records has been marked with what became of it.
+            part.lineage.close(Outcome::Committed);
+            return Vec::new();
+        }
+        match self.take_apart(part, &failure.error) {
+            Ok(smaller) => smaller,
+            Err(part) => {
+                self.set_aside(part, &failure, charge).await;
+                Vec::new()
             }
         }
     }
 
     /// Smaller batches of one that failed as a whole: by delivery first, then, for what records go
-    /// through one by one, by record. `Err` gives back what cannot be made smaller.
-    fn take_apart(&self, part: Parcel) -> std::result::Result<Vec<Parcel>, Parcel> {
+    /// through one by one, by record. `Err` gives back what cannot be made smaller, or would fail in
+    /// parts too because its peer is away.
+    fn take_apart(&self, part: Parcel, error: &Error) -> Result<Vec<Parcel>, Parcel> {
+        if error.kind() == ErrorKind::Remote {
+            return Err(part);
+        }
         if part.lineage.deliveries() > 1 && self.plan.policy.batch.is_none() {
             let mut parts = part.split_by_delivery();
             if parts.len() > 1 {
@@ -170,163 +214,72 @@ impl StageRun {
         }
     }
 
-    /// Calls until it works or the table says stop. `Err((None, …))`: a generator that the end of the
-    /// run closed.
-    async fn attempts(
-        &self,
-        part: &mut Parcel,
-        exit: &Exit,
-        charge: &Arc<ReplicaClock>,
-    ) -> std::result::Result<Input, (Option<Error>, u32)> {
+    /// Calls until it works or the table says stop.
+    async fn attempts(&self, part: &mut Parcel, exit: &Exit, charge: &Arc<ReplicaClock>) -> Ended {
         let mut attempt = 1;
         loop {
-            self.wait_for_limit(charge).await;
+            if !self.wait_for_turn(charge).await {
+                return Ended::GivenUp;
+            }
             let called = self.call(part, exit, charge, attempt).await;
-            charge.enter(Activity::Overhead);
+            if called.closed {
+                return Ended::Closed;
+            }
             let error = match called.result {
                 Ok(()) => {
                     let Some(receipt) = called.passed else {
-                        return Ok(Input::UsedUp);
+                        return Ended::UsedUp;
                     };
-                    receipt
-                        .into_iter()
-                        .for_each(|receipt| part.lineage.add_receipt(receipt));
-                    return Ok(Input::Passed);
+                    if let Some(receipt) = receipt {
+                        part.lineage.add_receipt(receipt);
+                    }
+                    return Ended::Passed;
                 }
-                Err(_) if called.closed => return Err((None, attempt)),
                 Err(error) => error.map_text(|text| self.shared().scrubber.scrub(text)),
             };
             self.meter.errors.fetch_add(1, Ordering::Relaxed);
-            let verdict = policy::judge(
-                &error,
-                attempt,
-                called.emitted,
-                &self.plan.policy,
-                &self.shared().dice,
-            );
+            let (policy, dice) = (&self.plan.policy, &self.shared().dice);
+            let verdict = policy::judge(&error, attempt, called.emitted, policy, dice);
             let Verdict::Again(wait) = verdict else {
-                return Err((Some(error), attempt));
+                return Ended::Failed(Failure {
+                    error,
+                    attempts: attempt,
+                    emitted: called.emitted,
+                });
             };
             self.tell_retry(&error, attempt, wait);
             charge.enter(Activity::Throttled);
-            self.shared().clock.sleep(wait).await;
+            tokio::select! {
+                biased;
+                () = self.stopping().waits_over() => return Ended::GivenUp,
+                () = self.shared().clock.sleep(wait) => {}
+            }
             charge.enter(Activity::Overhead);
             self.meter.retries.fetch_add(1, Ordering::Relaxed);
             attempt = attempt.saturating_add(1);
         }
     }
 
-    async fn call(
-        &self,
-        part: &Parcel,
-        exit: &Exit,
-        charge: &Arc<ReplicaClock>,
-        attempt: u32,
-    ) -> Called {
-        let timeout = policy::timeout(&self.plan.policy, self.plan.work);
-        let cx = Cx {
-            flow: Arc::clone(&self.shared().flow),
-            pipeline: Arc::clone(&self.pipeline.name),
-            stage: Arc::clone(&self.plan.name),
-            params: part.params.clone(),
-            attempt,
-            epoch: Epoch::default(),
-            deadline: timeout,
-            charge: Arc::clone(charge) as Arc<dyn Charge>,
-        };
-        let mut outlet = CallOutlet {
-            input: part,
-            exit,
-            charge: charge.as_ref(),
-            stopping: self.stopping(),
-            emitted: 0,
-            last_one_out: false,
-            closed: false,
-            passed: None,
-        };
-        self.meter.calls.fetch_add(1, Ordering::Relaxed);
-        let started = self.shared().clock.monotonic();
-        charge.enter(match self.plan.work {
-            Work::Peer | Work::PeerSink | Work::Sink => Activity::External,
-            Work::Function | Work::Records => Activity::Compute,
-        });
-        let result = {
-            let mut emitter = Emitter::new(&mut outlet);
-            let call = self.stage.run_boxed(&part.batch, &mut emitter, &cx);
-            let call = AssertUnwindSafe(call).catch_unwind();
-            match timeout {
-                None => call.await,
-                Some(limit) => match self.within(limit, call, charge).await {
-                    Some(result) => result,
-                    None => Ok(Err(self.timed_out(limit))),
-                },
-            }
+    /// Waits until the rate limit allows a call; false when a failure of the pipeline ends the wait.
+    async fn wait_for_turn(&self, charge: &ReplicaClock) -> bool {
+        let Some(pace) = &self.pace else { return true };
+        let clock = &self.shared().clock;
+        let now = clock.monotonic();
+        let turn = pace.turn(now);
+        if turn <= now {
+            return true;
+        }
+        charge.enter(Activity::Throttled);
+        let in_time = tokio::select! {
+            biased;
+            () = self.stopping().failed() => false,
+            () = clock.sleep_until(turn) => true,
         };
         charge.enter(Activity::Overhead);
-        self.meter.served(self.shared().clock.monotonic() - started);
-        let mut result = result.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-        let sink = matches!(self.plan.work, Work::Sink | Work::PeerSink);
-        if sink && result.is_ok() && outlet.passed == Some(None) && !part.batch.is_empty() {
-            result = Err(Error::bug("a sink took records and gave no receipt"));
-        }
-        Called {
-            result,
-            emitted: outlet.emitted > 0,
-            closed: outlet.closed,
-            passed: outlet.passed,
-        }
+        in_time
     }
 
-    /// The call's result, or `None` when its time is up. Time in which the next stage kept it waiting
-    /// is not its own and is added.
-    async fn within<T>(
-        &self,
-        limit: Duration,
-        call: impl Future<Output = T>,
-        charge: &ReplicaClock,
-    ) -> Option<T> {
-        let clock = &self.shared().clock;
-        let blocked_before = charge.read().of(Activity::Blocked);
-        let started = clock.monotonic();
-        let mut call = std::pin::pin!(call);
-        loop {
-            let blocked = charge
-                .read()
-                .of(Activity::Blocked)
-                .saturating_sub(blocked_before);
-            let until = started + limit + blocked;
-            if clock.monotonic() >= until {
-                return None;
-            }
-            tokio::select! {
-                biased;
-                result = &mut call => return Some(result),
-                () = clock.sleep_until(until) => {}
-            }
-        }
-    }
-
-    fn timed_out(&self, limit: Duration) -> Error {
-        let limit = wiredflow_core::units::format_duration(limit);
-        match self.plan.work {
-            Work::Peer | Work::PeerSink => Error::remote(format!("no answer within {limit}")),
-            Work::Function | Work::Sink | Work::Records => {
-                Error::data(format!("it took longer than its `timeout` of {limit}"))
-            }
-        }
-    }
-
-    async fn wait_for_limit(&self, charge: &ReplicaClock) {
-        let Some(limiter) = &self.limiter else { return };
-        while let Err(not_yet) = limiter.check() {
-            charge.enter(Activity::Throttled);
-            let wait = not_yet.wait_time_from(MonotonicClock.now());
-            self.shared().clock.sleep(wait).await;
-            charge.enter(Activity::Overhead);
-        }
-    }
-
-    fn tell_retry(&self, error: &Error, attempt: u32, wait: Duration) {
+    fn tell_retry(&self, error: &Error, attempt: u32, wait: std::time::Duration) {
         self.pipeline.meter.error(error.message());
         // The first failure is news, then each power of two: an outage of a day is no flood.
         if attempt.is_power_of_two() {
@@ -339,113 +292,4 @@ impl StageRun {
             );
         }
     }
-
-    /// Does with one record as `on_error` says.
-    async fn set_aside_record(
-        &self,
-        part: &mut Parcel,
-        index: usize,
-        error: &Error,
-        attempts: u32,
-        charge: &ReplicaClock,
-    ) {
-        let mut outcome = self.outcome();
-        if outcome == Outcome::DeadLettered {
-            let value = part.batch.records()[index].value().clone();
-            outcome = self.dead_letter(value, part, error, attempts, charge).await;
-        }
-        part.take_out(index, outcome);
-        self.tell_end(error, outcome);
-    }
-
-    /// Does with a whole batch as `on_error` says.
-    async fn set_aside(&self, part: Parcel, error: &Error, attempts: u32, charge: &ReplicaClock) {
-        let mut outcome = self.outcome();
-        if outcome == Outcome::DeadLettered {
-            let body = match part.batch.records() {
-                [one] => one.value().clone(),
-                _ => Value::Array(part.batch.values().cloned().collect()),
-            };
-            outcome = self.dead_letter(body, &part, error, attempts, charge).await;
-        }
-        part.lineage.close(outcome);
-        self.tell_end(error, outcome);
-    }
-
-    fn outcome(&self) -> Outcome {
-        match self.plan.policy.on_error {
-            OnError::Stop => Outcome::Failed,
-            OnError::DeadLetter => Outcome::DeadLettered,
-            OnError::Skip => Outcome::Skipped,
-        }
-    }
-
-    fn tell_end(&self, error: &Error, outcome: Outcome) {
-        self.pipeline.meter.error(error.message());
-        let (pipeline, stage) = (&self.pipeline.name, &self.plan.name);
-        let trace = error
-            .trace()
-            .map(|trace| format!("\n{trace}"))
-            .unwrap_or_default();
-        match outcome {
-            Outcome::Failed => self.pipeline.fail(self.located(error.clone())),
-            Outcome::DeadLettered => {
-                tracing::warn!(%pipeline, %stage, "to the dead letters: {}{trace}", error.message());
-            }
-            _ => tracing::warn!(%pipeline, %stage, "skipped: {}{trace}", error.message()),
-        }
-    }
-
-    fn located(&self, error: Error) -> Error {
-        error.context(format!("stage `{}`", self.plan.name))
-    }
-
-    /// Keeps a dead letter. When that is not possible for good, the delivery has failed instead.
-    async fn dead_letter(
-        &self,
-        body: Value,
-        part: &Parcel,
-        error: &Error,
-        attempts: u32,
-        charge: &ReplicaClock,
-    ) -> Outcome {
-        let letter = DeadLetter {
-            pipeline: self.pipeline.name.to_string(),
-            stage: self.plan.name.to_string(),
-            kind: error.kind(),
-            reason: error.message().to_owned(),
-            trace: error.trace().map(str::to_owned),
-            time: self.shared().clock.now(),
-            delivery: None,
-            attempts,
-            params: (!part.params.is_empty()).then(|| part.params.as_ref().clone()),
-            body: Body::Json(body),
-        };
-        charge.enter(Activity::External);
-        let kept = self.shared().dead_letter(letter).await;
-        charge.enter(Activity::Overhead);
-        match kept {
-            Ok(()) => Outcome::DeadLettered,
-            Err(error) => {
-                self.pipeline
-                    .fail(error.context("a dead letter cannot be kept"));
-                Outcome::Failed
-            }
-        }
-    }
-}
-
-fn limiter(per_second: f64) -> Option<Limiter> {
-    // One call each 1/n seconds, no burst: the peer's limit is a rate, not a budget.
-    let quota = Quota::with_period(Duration::from_secs_f64(1.0 / per_second))?;
-    Some(RateLimiter::direct_with_clock(quota, MonotonicClock))
-}
-
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-    let message = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
-    Error::bug(format!("the stage panicked: {message}"))
 }

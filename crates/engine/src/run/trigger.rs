@@ -1,23 +1,23 @@
 //! Schedules at work: wait for the tick, claim it, start its delivery.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use wiredflow_core::delivery::{Parcel, Settle};
-use wiredflow_core::schedule::{CATCH_UP_CAP, Overlap, Schedule};
-use wiredflow_core::{Error, Result};
+use wiredflow_core::schedule::{CATCH_UP_CAP, CatchUp, Overlap, Schedule};
+use wiredflow_core::{Error, ErrorKind, Result};
 
-use crate::plan::{PipelinePlan, Steady};
+use crate::plan::{PipelinePlan, Steady, TriggerPlan};
 
 use super::PipelineShared;
-use super::book::{Book, RunOf};
+use super::book::Book;
 use super::port::feed;
 
-/// How far behind its ticks a schedule may be before it passes over some.
+/// How late a tick may be (a suspended machine, a stall) before it counts as missed.
 const LONG_AGO: SignedDuration = SignedDuration::from_secs(60);
 
 /// The longest sleep before the clock is looked at again: wall time can jump.
@@ -33,41 +33,65 @@ pub(crate) struct Trigger {
     pub(crate) once: bool,
     /// Whether it is the pipeline's first session in this run of the flow.
     pub(crate) first_session: bool,
-    /// Where interval schedules take their time from: see [`Trigger::now`].
+    /// Where interval schedules take their time from: see [`Ticks::now`].
     pub(crate) started: (Timestamp, Instant),
+}
+
+/// Why a trigger ends before its schedule does.
+enum Stop {
+    /// Intake is over.
+    Intake,
+    /// The state cannot be used.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Trigger {
     /// Runs until intake ends; the queue closes when it returns.
-    pub(crate) async fn run(self, schedule: Option<(Schedule, Steady)>) {
-        let stopping = self.pipeline.stopping.clone();
-        let work = async {
-            self.wait_for_others().await;
-            match schedule {
-                Some((schedule, steady)) if !self.once => self.ticks(&schedule, steady).await,
-                _ => {
-                    self.pipeline.shared.clock.sleep(self.delay()).await;
-                    self.start(self.pipeline.shared.clock.now()).await
-                }
+    pub(crate) async fn run(self) {
+        let ended = match &self.plan.trigger {
+            TriggerPlan::Schedule(schedule, steady) if !self.once => {
+                let ticks = Ticks {
+                    trigger: &self,
+                    schedule,
+                    steady: *steady,
+                    passed_over: Mutex::default(),
+                };
+                let ended = ticks.run().await;
+                ticks.close().await;
+                ended
             }
+            _ => self.one_run().await,
         };
-        tokio::select! {
-            biased;
-            () = stopping.intake_over() => {}
-            result = work => if let Err(error) = result {
-                self.pipeline.fail(error);
-            },
+        match ended {
+            Ok(()) | Err(Stop::Intake) => {}
+            // A disk that is full at the end of a run is no failure of the pipeline.
+            Err(Stop::Failed(error))
+                if error.kind() == ErrorKind::Remote && self.pipeline.stopping.is_intake_over() => {
+            }
+            Err(Stop::Failed(error)) => self.pipeline.stopping.fail(error),
         }
     }
 
-    async fn wait_for_others(&self) {
+    async fn one_run(&self) -> Result<(), Stop> {
+        self.wait_for_others().await?;
+        self.unless_over(self.pipeline.shared.clock.sleep(self.delay()))
+            .await?;
+        self.start(None).await
+    }
+
+    async fn wait_for_others(&self) -> Result<(), Stop> {
+        let shared = &self.pipeline.shared;
         if self.first_session && self.plan.delay.is_none() && self.plan.waits_for_others {
-            self.pipeline
-                .shared
-                .first_round
-                .wait(&self.pipeline.shared.clock)
-                .await;
+            self.unless_over(shared.first_round.wait(&shared.clock))
+                .await?;
         }
+        Ok(())
     }
 
     fn delay(&self) -> Duration {
@@ -78,152 +102,49 @@ impl Trigger {
         }
     }
 
-    /// The time by which ticks come due. For a fixed grid it follows the monotonic clock from the
-    /// session's start, so that a step of the wall clock neither stalls nor bunches its ticks.
-    fn now(&self, steady: Steady) -> Timestamp {
-        let clock = &self.pipeline.shared.clock;
-        match steady {
-            Steady::No => clock.now(),
-            Steady::Yes => {
-                let (wall, since) = self.started;
-                wall.saturating_add(clock.monotonic() - since)
-                    .unwrap_or(Timestamp::MAX)
-            }
+    /// Waits, but not beyond the end of intake.
+    async fn unless_over<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+        tokio::select! {
+            biased;
+            () = self.pipeline.stopping.intake_over() => Err(Stop::Intake),
+            result = wait => Ok(result),
         }
     }
 
-    async fn ticks(&self, schedule: &Schedule, steady: Steady) -> Result<()> {
-        let state = &self.pipeline.shared.state;
-        let name = &self.plan.name;
-        let definition = schedule.to_string();
-        let first = schedule.first(self.now(steady), self.delay());
-        let anchor = first
-            .filter(|_| steady == Steady::Yes)
-            .unwrap_or_else(|| self.now(steady));
-        let known = state.schedule(name, &definition, anchor).await?;
-        for interrupted in known.interrupted {
-            // Its run has been ended as failed; `catch_up` decides about it as about any missed tick.
-            state.finish_tick(name, interrupted).await?;
+    /// Starts a delivery: of a tick, if nobody else has had it, or of a run without one.
+    async fn start(&self, tick: Option<Timestamp>) -> Result<(), Stop> {
+        let (shared, name) = (&self.pipeline.shared, &self.plan.name);
+        if !self.plan.jitter.is_zero() {
+            let wait = shared.dice.up_to(self.plan.jitter);
+            self.unless_over(shared.clock.sleep(wait)).await?;
         }
-        let mut last = match (known.last_tick, first) {
-            (Some(last), _) => self.catch_up(schedule, known.anchor, last, steady).await?,
-            (None, None) => {
-                tracing::warn!(pipeline = %name, "`{schedule}` has no tick after this start");
-                return Ok(());
-            }
-            (None, Some(first)) => {
-                let first = if steady == Steady::Yes {
-                    known.anchor
-                } else {
-                    first
-                };
-                self.wait_for(first, steady).await;
-                self.due(first, steady).await?
+        if self.pipeline.stopping.is_intake_over() {
+            return Err(Stop::Intake);
+        }
+        // From here on nothing is broken off: a run that is in the history has a delivery.
+        let now = shared.clock.now();
+        let begin = || async {
+            match tick {
+                Some(tick) => shared.state.start_tick(name, tick, now).await,
+                None => shared.state.start_run(name, None, now).await.map(Some),
             }
         };
-        while let Some(tick) = schedule.next_after(known.anchor, self.not_long_ago(last, steady)) {
-            self.wait_for(tick, steady).await;
-            last = self.due(tick, steady).await?;
-        }
-        Ok(())
-    }
-
-    /// Where to look for the next tick from: when it is long behind (a suspended machine, a stall),
-    /// ticks in between are passed over, not run in a burst.
-    fn not_long_ago(&self, last: Timestamp, steady: Steady) -> Timestamp {
-        let now = self.now(steady);
-        if now.duration_since(last) > LONG_AGO {
-            now
-        } else {
-            last
-        }
-    }
-
-    async fn catch_up(
-        &self,
-        schedule: &Schedule,
-        anchor: Timestamp,
-        last: Timestamp,
-        steady: Steady,
-    ) -> Result<Timestamp> {
-        let now = self.now(steady);
-        let missed = schedule.missed(anchor, last, now, self.plan.catch_up, CATCH_UP_CAP);
-        if missed.dropped > 0 {
-            tracing::info!(
-                pipeline = %self.plan.name,
-                run = missed.ticks.len(),
-                passed_over = missed.dropped,
-                "ticks were missed while the flow was down",
-            );
-        }
-        for tick in &missed.ticks {
-            if self.plan.overlap != Overlap::Allow {
-                self.book.all_settled().await;
-            }
-            self.start(*tick).await?;
-        }
-        Ok(now.max(last))
-    }
-
-    /// Waits until a tick's time, looking at the wall clock again and again.
-    async fn wait_for(&self, tick: Timestamp, steady: Steady) {
-        let clock = &self.pipeline.shared.clock;
-        loop {
-            let left = tick.duration_since(self.now(steady));
-            let Ok(left) = Duration::try_from(left) else {
-                return;
-            };
-            if left.is_zero() {
-                return;
-            }
-            clock.sleep(left.min(LOOK_AGAIN)).await;
-        }
-    }
-
-    /// Starts a tick's delivery, as `overlap` allows. Returns the time up to which ticks are dealt with.
-    async fn due(&self, tick: Timestamp, steady: Steady) -> Result<Timestamp> {
-        let mut dealt_with = tick;
-        match self.plan.overlap {
-            Overlap::Skip if self.book.open() > 0 => {
-                self.pipeline
-                    .meter
-                    .ticks_skipped
-                    .fetch_add(1, Ordering::Relaxed);
-                return Ok(tick);
-            }
-            Overlap::Queue if self.book.open() > 0 => {
-                self.book.all_settled().await;
-                // One tick waits; those that came while it waited are passed over.
-                dealt_with = dealt_with.max(self.now(steady));
-            }
-            Overlap::Skip | Overlap::Queue | Overlap::Allow => {}
-        }
-        let shared = &self.pipeline.shared;
-        if !self.plan.jitter.is_zero() {
-            shared
-                .clock
-                .sleep(shared.dice.up_to(self.plan.jitter))
-                .await;
-        }
-        self.start(tick).await?;
-        Ok(dealt_with)
-    }
-
-    async fn start(&self, tick: Timestamp) -> Result<()> {
-        let shared = &self.pipeline.shared;
-        let now = shared.clock.now();
-        let run = shared
-            .patiently(|| shared.state.start_tick(&self.plan.name, tick, now))
-            .await?;
-        let Some(run) = run else { return Ok(()) };
+        let Some(run) = shared.patiently(&self.pipeline.stopping, begin).await? else {
+            return Ok(());
+        };
         self.book.opened(1);
-        let token = self.book.token(RunOf { run });
+        let token = self.book.token(run);
         let settle: Arc<dyn Settle> = Arc::clone(&self.book) as Arc<dyn Settle>;
         let parcel = Parcel::start(vec![(token, Vec::new())], &settle);
         if let Some(limit) = self.plan.timeout {
             self.watch(token.id, limit);
         }
-        feed(&self.queue, &self.pipeline.first_stage.queued, parcel).await;
+        tokio::select! {
+            biased;
+            // The queue may be full for good; what waits to enter it is dropped as what is in it.
+            () = self.pipeline.stopping.failed() => {}
+            () = feed(&self.queue, &self.pipeline.first_stage.queued, parcel) => {}
+        }
         Ok(())
     }
 
@@ -235,9 +156,201 @@ impl Trigger {
                 () = book.settled_one(id) => {}
                 () = pipeline.shared.clock.sleep(limit) => {
                     let limit = wiredflow_core::units::format_duration(limit);
-                    pipeline.fail(Error::data(format!("a delivery took longer than its `timeout` of {limit}")));
+                    let reason = format!("a delivery took longer than its `timeout` of {limit}");
+                    if book.overdue(id, &reason) {
+                        pipeline.stopping.fail_at_once(Error::data(reason));
+                    }
                 }
             }
         });
+    }
+}
+
+/// A schedule's way through time.
+struct Ticks<'a> {
+    trigger: &'a Trigger,
+    schedule: &'a Schedule,
+    steady: Steady,
+    /// The newest tick that was passed over, when no later one has run.
+    passed_over: Mutex<Option<Timestamp>>,
+}
+
+impl Ticks<'_> {
+    async fn run(&self) -> Result<(), Stop> {
+        let trigger = self.trigger;
+        let (shared, name) = (&trigger.pipeline.shared, &trigger.plan.name);
+        trigger.wait_for_others().await?;
+        let first = self.schedule.first(self.now(), trigger.delay());
+        let anchor = match (self.steady, first) {
+            (Steady::Yes, Some(first)) => first,
+            _ => self.now(),
+        };
+        let definition = self.schedule.to_string();
+        let known = || shared.state.schedule(name, &definition, anchor);
+        let known = shared.patiently(&trigger.pipeline.stopping, known).await?;
+        let anchor_now = anchor.as_millisecond() == known.anchor.as_millisecond();
+        let anchor = known.anchor;
+        let mut last = if anchor_now && known.last_tick.is_none() {
+            let Some(first) = first else {
+                tracing::warn!(pipeline = %name, "`{}` has no tick after this start", self.schedule);
+                return Ok(());
+            };
+            let first = match self.steady {
+                Steady::Yes => anchor,
+                Steady::No => first,
+            };
+            self.wait_for(first).await?;
+            self.due(anchor, first).await?
+        } else {
+            trigger
+                .unless_over(shared.clock.sleep(trigger.delay()))
+                .await?;
+            let before_all = anchor
+                .saturating_sub(Duration::from_nanos(1))
+                .unwrap_or(anchor);
+            let last = known.last_tick.unwrap_or(before_all);
+            self.catch_up(anchor, last, known.interrupted).await?
+        };
+        while let Some(tick) = self.schedule.next_after(anchor, last) {
+            self.wait_for(tick).await?;
+            last = if self.now().duration_since(tick) > LONG_AGO {
+                self.catch_up(anchor, last, Vec::new()).await?
+            } else {
+                self.due(anchor, tick).await?
+            };
+        }
+        Ok(())
+    }
+
+    /// Remembers that ticks were passed over at the end, so that the next start does not take them for missed.
+    async fn close(&self) {
+        let shared = &self.trigger.pipeline.shared;
+        let Some(tick) = self.lock_passed_over().take() else {
+            return;
+        };
+        let name = &self.trigger.plan.name;
+        let noted = async {
+            shared.state.claim_tick(name, tick).await?;
+            shared.state.finish_tick(name, tick).await
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!(pipeline = %name, "a tick that was passed over was not noted: {error}");
+        }
+    }
+
+    /// The time by which ticks come due. For a fixed grid it follows the monotonic clock from the
+    /// session's start, so that a step of the wall clock neither stalls nor bunches its ticks.
+    fn now(&self) -> Timestamp {
+        let clock = &self.trigger.pipeline.shared.clock;
+        match self.steady {
+            Steady::No => clock.now(),
+            Steady::Yes => {
+                let (wall, since) = self.trigger.started;
+                wall.saturating_add(clock.monotonic() - since)
+                    .unwrap_or(Timestamp::MAX)
+            }
+        }
+    }
+
+    /// Runs what was missed since `last`, and what an earlier start had begun and did not finish, as
+    /// `catch_up` wants it. Returns the time up to which ticks are dealt with.
+    async fn catch_up(
+        &self,
+        anchor: Timestamp,
+        last: Timestamp,
+        mut interrupted: Vec<Timestamp>,
+    ) -> Result<Timestamp, Stop> {
+        let (trigger, now) = (self.trigger, self.now());
+        let (shared, plan) = (&trigger.pipeline.shared, &trigger.plan);
+        let missed = self
+            .schedule
+            .missed(anchor, last, now, plan.catch_up, CATCH_UP_CAP);
+        let mut ticks = missed.ticks;
+        match plan.catch_up {
+            CatchUp::None => {}
+            CatchUp::Latest if !ticks.is_empty() => {}
+            CatchUp::Latest => ticks.extend(interrupted.pop()),
+            CatchUp::All => ticks.splice(..0, interrupted.drain(..)).for_each(drop),
+        }
+        let dropped = missed.dropped + interrupted.len() as u64;
+        for tick in interrupted {
+            let finish = || shared.state.finish_tick(&plan.name, tick);
+            shared.patiently(&trigger.pipeline.stopping, finish).await?;
+        }
+        if dropped > 0 || !ticks.is_empty() {
+            tracing::info!(
+                pipeline = %plan.name,
+                run = ticks.len(),
+                passed_over = dropped,
+                "ticks were missed",
+            );
+        }
+        for tick in ticks {
+            if plan.overlap != Overlap::Allow {
+                trigger.unless_over(trigger.book.all_settled()).await?;
+            }
+            self.start(tick).await?;
+        }
+        Ok(now.max(last))
+    }
+
+    /// Waits until a tick's time, looking at the wall clock again and again.
+    async fn wait_for(&self, tick: Timestamp) -> Result<(), Stop> {
+        let clock = &self.trigger.pipeline.shared.clock;
+        loop {
+            let left = tick.duration_since(self.now());
+            let left = Duration::try_from(left).unwrap_or_default();
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.trigger
+                .unless_over(clock.sleep(left.min(LOOK_AGAIN)))
+                .await?;
+        }
+    }
+
+    /// Starts a tick's delivery, as `overlap` allows. Returns the time up to which ticks are dealt with.
+    async fn due(&self, anchor: Timestamp, tick: Timestamp) -> Result<Timestamp, Stop> {
+        let trigger = self.trigger;
+        match trigger.plan.overlap {
+            Overlap::Skip if trigger.book.open() > 0 => {
+                self.pass_over(tick, 1);
+                return Ok(tick);
+            }
+            Overlap::Queue if trigger.book.open() > 0 => {
+                trigger.unless_over(trigger.book.all_settled()).await?;
+                // One tick waits; those that came while it waited are passed over.
+                let behind = self
+                    .schedule
+                    .missed(anchor, tick, self.now(), CatchUp::Latest, 1);
+                self.start(tick).await?;
+                let Some(newest) = behind.ticks.last() else {
+                    return Ok(tick);
+                };
+                self.pass_over(*newest, behind.dropped + 1);
+                return Ok(*newest);
+            }
+            Overlap::Skip | Overlap::Queue | Overlap::Allow => {}
+        }
+        self.start(tick).await?;
+        Ok(tick)
+    }
+
+    async fn start(&self, tick: Timestamp) -> Result<(), Stop> {
+        self.trigger.start(Some(tick)).await?;
+        *self.lock_passed_over() = None;
+        Ok(())
+    }
+
+    fn pass_over(&self, newest: Timestamp, ticks: u64) {
+        let counter = &self.trigger.pipeline.meter.ticks_skipped;
+        counter.fetch_add(ticks, Ordering::Relaxed);
+        *self.lock_passed_over() = Some(newest);
+    }
+
+    fn lock_passed_over(&self) -> std::sync::MutexGuard<'_, Option<Timestamp>> {
+        self.passed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, Storage};
 use wiredflow_core::{Batch, Error, ErrorKind, Result, Value};
 
@@ -26,87 +26,100 @@ const GROUP_ROWS: usize = 8192;
 enum Job {
     Commit {
         storage: usize,
-        batch: Batch,
-        cursor: Option<Cursor>,
-        epoch: Epoch,
-        reply: oneshot::Sender<Result<CommitReceipt>>,
+        commit: Commit,
     },
     Load {
         storage: usize,
         query: Query,
         reply: oneshot::Sender<Result<Loaded>>,
     },
+    /// Closes all storages and ends the thread.
+    Close,
 }
 
-struct Owned {
-    opener: StorageOpener,
-    open: Option<Box<dyn Storage>>,
+struct Commit {
+    batch: Batch,
+    cursor: Option<Cursor>,
+    epoch: Epoch,
+    reply: oneshot::Sender<Result<CommitReceipt>>,
 }
 
-type Shelf = Arc<Mutex<BTreeMap<usize, Owned>>>;
+/// A storage that is given in care.
+#[derive(Clone)]
+pub struct Entrusted<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Opens it, when it is first used and after an error that leaves it in doubt.
+    pub opener: StorageOpener,
+}
 
-/// The writer threads of a flow. Dropping the last handle ends them, after what is queued is done.
+impl fmt::Debug for Entrusted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entrusted({})", self.name)
+    }
+}
+
+/// The writer threads of a flow. Dropped, they end when the last handle is gone.
 pub struct Writers {
-    threads: Vec<(SyncSender<Job>, Shelf)>,
-    joins: Vec<std::thread::JoinHandle<()>>,
+    threads: Vec<(mpsc::Sender<Job>, oneshot::Receiver<()>)>,
 }
 
 impl Writers {
-    /// Starts the threads for storages of this number.
+    /// Takes storages in care and starts the threads. Each storage stays on one thread for good.
     ///
     /// # Errors
     /// `Remote` when the system gives no thread.
-    pub fn start(storages: usize) -> Result<Self> {
-        let mut writers = Self {
-            threads: Vec::new(),
-            joins: Vec::new(),
-        };
-        for _ in 0..storages.clamp(1, THREADS) {
-            let (jobs, queue) = sync_channel(QUEUE);
-            let shelf = Shelf::default();
-            let owned = Arc::clone(&shelf);
-            let join = std::thread::Builder::new()
-                .name("wf-writer".to_owned())
-                .spawn(move || write(&queue, &owned))
-                .map_err(|error| Error::remote(format!("cannot start a writer thread: {error}")))?;
-            writers.threads.push((jobs, shelf));
-            writers.joins.push(join);
+    pub fn start<'a>(
+        storages: impl IntoIterator<Item = Entrusted<'a>>,
+    ) -> Result<(Self, Vec<StorageHandle>)> {
+        let storages: Vec<Entrusted<'_>> = storages.into_iter().collect();
+        let mut shelves: Vec<Shelf> = Vec::new();
+        shelves.resize_with(storages.len().min(THREADS), Shelf::default);
+        let mut places = Vec::with_capacity(storages.len());
+        for (index, storage) in storages.into_iter().enumerate() {
+            let thread = index % shelves.len();
+            places.push((storage.name, thread, index));
+            shelves[thread].insert(index, Owned::new(storage));
         }
-        Ok(writers)
-    }
-
-    /// Takes a storage in care. Storage number `index` stays on one thread for good.
-    pub fn own(&self, index: usize, name: &str, opener: StorageOpener) -> StorageHandle {
-        let (jobs, shelf) = &self.threads[index % self.threads.len()];
-        let owned = Owned { opener, open: None };
-        shelf
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(index, owned);
-        StorageHandle {
+        let threads = shelves.into_iter().map(start_thread);
+        let threads = threads.collect::<Result<Vec<_>>>()?;
+        let handle = |(name, thread, index): (&str, usize, usize)| StorageHandle {
             name: name.into(),
             index,
-            jobs: jobs.clone(),
-        }
+            jobs: threads[thread].0.clone(),
+        };
+        let handles = places.into_iter().map(handle).collect();
+        Ok((Self { threads }, handles))
     }
 
-    /// Waits until everything queued is done and all storages are closed. All handles must be dropped.
+    /// Waits until everything queued is done and all storages are closed. Handles that are left, in
+    /// the hands of a function that does not end, answer with an error from then on.
     pub async fn close(self) {
-        drop(self.threads);
-        let joins = self.joins;
-        let join_all = move || {
-            for join in joins {
-                // A panic on the thread has been reported by its callers' replies.
-                drop(join.join());
-            }
-        };
-        drop(tokio::task::spawn_blocking(join_all).await);
+        for (jobs, closed) in self.threads {
+            // An error means that the thread is gone already.
+            drop(jobs.send(Job::Close).await);
+            drop(closed.await);
+        }
     }
+}
+
+fn start_thread(shelf: Shelf) -> Result<(mpsc::Sender<Job>, oneshot::Receiver<()>)> {
+    let (jobs, queue) = mpsc::channel(QUEUE);
+    let (closed, close) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("wf-writer".to_owned())
+        .spawn(move || {
+            write(queue, shelf);
+            // Nobody waits for it where the flow was dropped instead of ended.
+            closed.send(()).unwrap_or_default();
+        })
+        .map_err(|error| Error::remote(format!("cannot start a writer thread: {error}")))?;
+    Ok((jobs, close))
 }
 
 impl fmt::Debug for Writers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Writers({})", self.joins.len())
+        write!(f, "Writers({})", self.threads.len())
     }
 }
 
@@ -115,7 +128,7 @@ impl fmt::Debug for Writers {
 pub struct StorageHandle {
     name: Arc<str>,
     index: usize,
-    jobs: SyncSender<Job>,
+    jobs: mpsc::Sender<Job>,
 }
 
 impl fmt::Debug for StorageHandle {
@@ -130,7 +143,8 @@ impl StorageHandle {
         &self.name
     }
 
-    /// Makes the rows safe; see [`Storage::commit`]. Dropping the future does not undo the commit.
+    /// Makes the rows safe; see [`Storage::commit`]. Waits while the disk is behind. Dropping the future
+    /// does not undo the commit.
     pub async fn commit(
         &self,
         batch: Batch,
@@ -138,57 +152,42 @@ impl StorageHandle {
         epoch: Epoch,
     ) -> Result<CommitReceipt> {
         let (reply, answer) = oneshot::channel();
-        self.submit(Job::Commit {
-            storage: self.index,
+        let commit = Commit {
             batch,
             cursor,
             epoch,
             reply,
-        })
-        .await?;
+        };
+        let storage = self.index;
+        let sent = self.jobs.send(Job::Commit { storage, commit }).await;
+        sent.map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// Reads what is committed; see [`Storage::load`].
     pub async fn load(&self, query: Query) -> Result<Loaded> {
-        let (reply, answer) = oneshot::channel();
-        self.submit(Job::Load {
-            storage: self.index,
-            query,
-            reply,
-        })
-        .await?;
+        let (job, answer) = self.load_job(query);
+        self.jobs.send(job).await.map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// The blocking twin of [`StorageHandle::load`], for the user's Rust functions.
+    /// The blocking twin of [`StorageHandle::load`], for the user's Rust functions. Panics where a
+    /// task of the runtime calls it.
     pub fn load_blocking(&self, query: Query) -> Result<Loaded> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job::Load {
-            storage: self.index,
-            query,
-            reply,
-        };
-        self.jobs.send(job).map_err(|_| self.gone())?;
+        let (job, answer) = self.load_job(query);
+        self.jobs.blocking_send(job).map_err(|_| self.gone())?;
         answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Queues a job. The queue is bounded: when the disk is behind, the caller's thread hands its other
-    /// tasks over and waits.
-    async fn submit(&self, job: Job) -> Result<()> {
-        match self.jobs.try_send(job) {
-            Ok(()) => Ok(()),
-            Err(std::sync::mpsc::TrySendError::Full(job)) => {
-                let jobs = self.jobs.clone();
-                let sent = tokio::task::spawn_blocking(move || jobs.send(job).is_ok()).await;
-                if sent.unwrap_or(false) {
-                    Ok(())
-                } else {
-                    Err(self.gone())
-                }
-            }
-            Err(std::sync::mpsc::TrySendError::Disconnected(_)) => Err(self.gone()),
-        }
+    fn load_job(&self, query: Query) -> (Job, oneshot::Receiver<Result<Loaded>>) {
+        let (reply, answer) = oneshot::channel();
+        let storage = self.index;
+        let job = Job::Load {
+            storage,
+            query,
+            reply,
+        };
+        (job, answer)
     }
 
     fn gone(&self) -> Error {
@@ -230,34 +229,28 @@ impl StorageHandles {
     }
 }
 
-fn write(queue: &Receiver<Job>, shelf: &Shelf) {
-    while let Ok(first) = queue.recv() {
+fn write(mut queue: mpsc::Receiver<Job>, mut shelf: Shelf) {
+    let mut open = true;
+    while open && let Some(first) = queue.blocking_recv() {
         let mut commits: BTreeMap<usize, Vec<Commit>> = BTreeMap::new();
         let mut loads = Vec::new();
         let mut rows = 0;
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
-                Job::Commit {
-                    storage,
-                    batch,
-                    cursor,
-                    epoch,
-                    reply,
-                } => {
-                    rows += batch.len();
-                    commits.entry(storage).or_default().push(Commit {
-                        batch,
-                        cursor,
-                        epoch,
-                        reply,
-                    });
+                Job::Commit { storage, commit } => {
+                    rows += commit.batch.len();
+                    commits.entry(storage).or_default().push(commit);
                 }
                 Job::Load {
                     storage,
                     query,
                     reply,
                 } => loads.push((storage, query, reply)),
+                Job::Close => {
+                    open = false;
+                    queue.close();
+                }
             }
             next = if rows < GROUP_ROWS {
                 queue.try_recv().ok()
@@ -265,10 +258,9 @@ fn write(queue: &Receiver<Job>, shelf: &Shelf) {
                 None
             };
         }
-        let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
         for (storage, commits) in commits {
             if let Some(owned) = shelf.get_mut(&storage) {
-                commit_group(owned, commits);
+                owned.commit_group(commits);
             }
         }
         for (storage, query, reply) in loads {
@@ -281,65 +273,66 @@ fn write(queue: &Receiver<Job>, shelf: &Shelf) {
     }
 }
 
-struct Commit {
-    batch: Batch,
-    cursor: Option<Cursor>,
-    epoch: Epoch,
-    reply: oneshot::Sender<Result<CommitReceipt>>,
+struct Owned {
+    opener: StorageOpener,
+    open: Option<Box<dyn Storage>>,
 }
 
-/// One call for all waiting commits; each by itself when that fails, so that one bad row costs only
-/// its own batch, or when they carry cursors.
-fn commit_group(owned: &mut Owned, commits: Vec<Commit>) {
-    let together = commits.len() > 1
-        && commits
-            .iter()
-            .all(|commit| commit.cursor.is_none() && commit.epoch == commits[0].epoch)
-        && owned.with(|storage| Ok(storage.joins_commits())) == Ok(true);
-    if together {
-        let rows: Vec<&Value> = commits
-            .iter()
-            .flat_map(|commit| commit.batch.values())
-            .collect();
-        if let Ok(receipt) = owned.with(|storage| storage.commit(&rows, None, commits[0].epoch)) {
-            for commit in commits {
-                drop(commit.reply.send(Ok(receipt.clone())));
-            }
-            return;
-        }
-    }
-    for Commit {
-        batch,
-        cursor,
-        epoch,
-        reply,
-    } in commits
-    {
-        let rows: Vec<&Value> = batch.values().collect();
-        let result = owned.with(|storage| storage.commit(&rows, cursor.as_ref(), epoch));
-        drop(batch);
-        drop(reply.send(result));
-    }
-}
+type Shelf = BTreeMap<usize, Owned>;
 
 impl Owned {
+    fn new(storage: Entrusted<'_>) -> Self {
+        Self {
+            opener: storage.opener,
+            open: None,
+        }
+    }
+
+    /// One call for all waiting commits; each by itself when that fails, so that one bad row costs only
+    /// its own batch, when they carry cursors, or when the rows of one replace those of another.
+    fn commit_group(&mut self, commits: Vec<Commit>) {
+        let together = commits.len() > 1
+            && commits
+                .iter()
+                .all(|commit| commit.cursor.is_none() && commit.epoch == commits[0].epoch)
+            && self.with(|storage| Ok(storage.joins_commits())) == Ok(true);
+        if together {
+            let batches = commits.iter();
+            let rows: Vec<&Value> = batches.flat_map(|commit| commit.batch.values()).collect();
+            let epoch = commits[0].epoch;
+            if let Ok(receipt) = self.with(|storage| storage.commit(&rows, None, epoch)) {
+                for commit in commits {
+                    drop(commit.reply.send(Ok(receipt.clone())));
+                }
+                return;
+            }
+        }
+        for commit in commits {
+            let rows: Vec<&Value> = commit.batch.values().collect();
+            let (cursor, epoch) = (commit.cursor.as_ref(), commit.epoch);
+            let result = self.with(|storage| storage.commit(&rows, cursor, epoch));
+            // The caller may have gone; what it asked for is done all the same.
+            drop(commit.reply.send(result));
+        }
+    }
+
     /// Calls the storage, opening it first where needed; it is closed after an error that may have
     /// left it in a state nobody knows, and by a panic.
     fn with<T>(&mut self, call: impl FnOnce(&mut dyn Storage) -> Result<T>) -> Result<T> {
-        let mut storage = match self.open.take() {
-            Some(storage) => storage,
-            None => (self.opener)()?,
+        let open = self.open.take();
+        let work = || {
+            let mut storage = match open {
+                Some(storage) => storage,
+                None => (self.opener)()?,
+            };
+            let result = call(storage.as_mut());
+            let doubt = |error: &Error| error.kind() != ErrorKind::Data;
+            let keep = !result.as_ref().is_err_and(doubt);
+            Ok((result, keep.then_some(storage)))
         };
-        let result =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(storage.as_mut())));
-        let result = result.unwrap_or_else(|_| Err(Error::bug("the storage panicked")));
-        let keep = match &result {
-            Ok(_) => true,
-            Err(error) => matches!(error.kind(), ErrorKind::Data),
-        };
-        if keep {
-            self.open = Some(storage);
-        }
+        let (result, storage) = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(Error::bug("the storage panicked")))?;
+        self.open = storage;
         result
     }
 }

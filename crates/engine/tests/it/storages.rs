@@ -16,7 +16,7 @@ use wiredflow_core::storage::{Epoch, Loaded, Mapping, Query, Storage};
 use wiredflow_core::{Batch, ErrorKind, Result, yaml};
 use wiredflow_engine::catalogue::{CheckCx, OpenStorage};
 use wiredflow_engine::functions::Functions;
-use wiredflow_engine::storages::{STORAGES, StoragePlace, Writers};
+use wiredflow_engine::storages::{Entrusted, STORAGES, StoragePlace, Writers};
 
 /// All kinds that are built in.
 const KINDS: [&str; 4] = ["json", "jsonl", "csv", "sqlite"];
@@ -247,8 +247,13 @@ async fn overwrites_that_wait_together_stay_apart() {
     for kind in KINDS {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path(), kind).mapping(Mapping::Overwrite);
-        let writers = Writers::start(1).unwrap();
-        let handle = writers.own(0, "numbers", place.check().unwrap().0);
+        let opener = place.check().unwrap().0;
+        let entrusted = Entrusted {
+            name: "numbers",
+            opener,
+        };
+        let (writers, mut handles) = Writers::start([entrusted]).unwrap();
+        let handle = handles.remove(0);
         let commit = |number| {
             let batch = Batch::of_values(records(number..number + 2));
             handle.commit(batch, None, Epoch::default())

@@ -234,6 +234,8 @@ impl Flow {
             token: got.token,
             outcome,
             proof: Arc::clone(&proof),
+            reason: None,
+            tally: wiredflow_core::delivery::Tally::default(),
         };
         let settled = got.iter().map(settled).collect();
         self.0.settle_boxed(settled).await.unwrap();

@@ -1,0 +1,231 @@
+//! The shares that a batch holds of its deliveries.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::{Outcome, Settle, Settled, Tally, Token, Way};
+use crate::record::{Batch, Origin, Record};
+use crate::storage::CommitReceipt;
+
+struct DeliveryState {
+    token: Token,
+    open: AtomicUsize,
+    worst: AtomicU8,
+    reason: OnceLock<Arc<str>>,
+    records_in: AtomicU64,
+    records_out: AtomicU64,
+    settle: Arc<dyn Settle>,
+}
+
+impl DeliveryState {
+    fn new(token: Token, settle: Arc<dyn Settle>) -> Self {
+        Self {
+            token,
+            open: AtomicUsize::new(1),
+            worst: AtomicU8::new(Outcome::Committed as u8),
+            reason: OnceLock::new(),
+            records_in: AtomicU64::new(0),
+            records_out: AtomicU64::new(0),
+            settle,
+        }
+    }
+
+    fn tally(&self) -> Tally {
+        Tally {
+            records_in: self.records_in.load(Ordering::Relaxed),
+            records_out: self.records_out.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// One of the parts that a delivery is in. Dropping it open means lost.
+pub(super) struct Share(Option<Arc<DeliveryState>>);
+
+impl Share {
+    pub(super) fn first(token: Token, settle: Arc<dyn Settle>) -> Self {
+        Self(Some(Arc::new(DeliveryState::new(token, settle))))
+    }
+
+    fn another(&self) -> Self {
+        if let Some(state) = &self.0 {
+            state.open.fetch_add(1, Ordering::Relaxed);
+        }
+        Self(self.0.clone())
+    }
+
+    fn mark(&self, outcome: Outcome) {
+        if let Some(state) = &self.0 {
+            state.worst.fetch_max(outcome as u8, Ordering::Relaxed);
+        }
+    }
+
+    fn explain(&self, reason: &Arc<str>) {
+        if let Some(state) = &self.0 {
+            // The first word stands.
+            drop(state.reason.set(Arc::clone(reason)));
+        }
+    }
+
+    fn count(&self, records: usize, way: Way) {
+        if let Some(state) = &self.0 {
+            let counter = match way {
+                Way::In => &state.records_in,
+                Way::Out => &state.records_out,
+            };
+            counter.fetch_add(records as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn close(&mut self, outcome: Outcome, proof: &Arc<[CommitReceipt]>) {
+        let Some(state) = self.0.take() else { return };
+        state.worst.fetch_max(outcome as u8, Ordering::Relaxed);
+        // AcqRel: the one that closes the last share must see the marks of all others.
+        if state.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let worst = state.worst.load(Ordering::Relaxed);
+            let outcome = Outcome::ALL[usize::from(worst)];
+            state.settle.settled(Settled {
+                token: state.token,
+                outcome,
+                proof: Arc::clone(proof),
+                reason: state.reason.get().cloned(),
+                tally: state.tally(),
+            });
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.close(Outcome::Lost, &Arc::default());
+        }
+    }
+}
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.0.as_ref().map(|state| state.token))
+    }
+}
+
+/// The deliveries that a batch came from, and the receipts it has collected on its way.
+#[derive(Debug, Default)]
+pub struct Lineage {
+    pub(super) shares: Vec<Share>,
+    pub(super) receipts: Vec<CommitReceipt>,
+}
+
+impl Lineage {
+    /// How many deliveries it holds a share of.
+    pub fn deliveries(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// The marks of its deliveries.
+    pub fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
+        self.shares
+            .iter()
+            .filter_map(|share| share.0.as_ref().map(|state| state.token))
+    }
+
+    /// Adds a sink's receipt; it joins an earlier one of the same sink, so that there is one for each.
+    pub fn add_receipt(&mut self, receipt: CommitReceipt) {
+        let same = |other: &&mut CommitReceipt| other.sink() == receipt.sink();
+        match self.receipts.iter_mut().find(same) {
+            Some(earlier) => earlier.join(&receipt),
+            None => self.receipts.push(receipt),
+        }
+    }
+
+    /// Notes an outcome, and why, for the deliveries of one record that is taken out.
+    pub fn mark(&self, record: &Record, outcome: Outcome, reason: &Arc<str>) {
+        let mark = |share: &Share| {
+            share.mark(outcome);
+            share.explain(reason);
+        };
+        match record.origin {
+            Origin::One(index) if (index as usize) < self.shares.len() => {
+                mark(&self.shares[index as usize]);
+            }
+            Origin::One(_) | Origin::All => self.shares.iter().for_each(mark),
+        }
+    }
+
+    /// Says why its deliveries will not end well; the first word about each stands.
+    pub fn explain(&self, reason: &Arc<str>) {
+        self.shares.iter().for_each(|share| share.explain(reason));
+    }
+
+    /// Counts the records of a batch for the deliveries that they belong to.
+    pub fn count(&self, batch: &Batch, way: Way) {
+        if let [only] = &self.shares[..] {
+            return only.count(batch.len(), way);
+        }
+        for record in batch.records() {
+            match record.origin {
+                Origin::One(index) if (index as usize) < self.shares.len() => {
+                    self.shares[index as usize].count(1, way);
+                }
+                Origin::One(_) | Origin::All => {
+                    self.shares.iter().for_each(|share| share.count(1, way));
+                }
+            }
+        }
+    }
+
+    /// Another lineage with shares of the same deliveries: what a stage holds while it works.
+    #[must_use]
+    pub fn hold(&self) -> Self {
+        let shares = self.shares.iter().map(Share::another).collect();
+        Self {
+            shares,
+            receipts: self.receipts.clone(),
+        }
+    }
+
+    /// The lineage of a batch that a stage made from this one: only the deliveries its records came
+    /// from, or all of them where a record is of the stage's own making.
+    pub fn child(&self, batch: &mut Batch) -> Self {
+        let all = batch.is_empty()
+            || self.shares.len() <= 1
+            || batch
+                .records()
+                .iter()
+                .any(|record| record.origin == Origin::All);
+        if all {
+            return self.hold();
+        }
+        let mut place: Vec<Option<u32>> = vec![None; self.shares.len()];
+        let mut shares = Vec::new();
+        for record in batch.records_mut() {
+            let Origin::One(index) = record.origin else {
+                continue;
+            };
+            let Some(slot) = place.get_mut(index as usize) else {
+                return self.hold();
+            };
+            let new = *slot.get_or_insert_with(|| {
+                shares.push(self.shares[index as usize].another());
+                (shares.len() - 1) as u32
+            });
+            record.origin = Origin::One(new);
+        }
+        Self {
+            shares,
+            receipts: self.receipts.clone(),
+        }
+    }
+
+    /// Closes all shares with an outcome and the receipts as proof.
+    pub fn close(mut self, outcome: Outcome) {
+        let proof: Arc<[CommitReceipt]> = std::mem::take(&mut self.receipts).into();
+        for share in &mut self.shares {
+            share.close(outcome, &proof);
+        }
+    }
+
+    /// How many sinks have given a receipt.
+    pub fn receipts(&self) -> usize {
+        self.receipts.len()
+    }
+}

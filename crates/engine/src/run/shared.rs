@@ -1,0 +1,138 @@
+//! What the parts of a running flow share.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wiredflow_core::delivery::{Outcome, Settled};
+use wiredflow_core::secret::Scrubber;
+use wiredflow_core::{Error, ErrorKind, Result};
+
+use crate::clock::{Clock, Dice};
+use crate::functions::Functions;
+use crate::http::HttpClients;
+use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
+use crate::plan::TriggerPlan;
+use crate::state::{DeadLetter, RunEnd, RunId, RunOutcome, StateHandle};
+use crate::storages::StorageHandles;
+use crate::tasks::Tasks;
+
+use super::first_round::FirstRound;
+use super::policy;
+use super::stopping::Stopping;
+
+/// What all pipelines of a run share.
+pub(crate) struct Shared {
+    pub(super) flow: Arc<str>,
+    pub(super) folder: Arc<Path>,
+    pub(super) state_folder: Arc<Path>,
+    pub(super) clock: Clock,
+    pub(super) dice: Dice,
+    pub(super) http: HttpClients,
+    pub(super) scrubber: Scrubber,
+    pub(super) state: StateHandle,
+    pub(super) storages: StorageHandles,
+    pub(super) functions: Functions,
+    pub(super) meters: FlowMeter,
+    pub(super) first_round: FirstRound,
+    pub(super) stopping: Stopping,
+    /// All tasks of the run but `records`.
+    pub(super) tasks: Tasks,
+    /// Short tasks that must end before the state closes: the ends of runs.
+    pub(super) records: Tasks,
+    /// Whether the run was ended at once: what it drops is as if the process had been killed.
+    pub(super) dropped: AtomicBool,
+    pub(super) failure: Mutex<Option<Error>>,
+}
+
+/// What the parts of one pipeline's session share.
+pub(crate) struct PipelineShared {
+    pub(super) name: Arc<str>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) stopping: Stopping,
+    pub(super) trigger: TriggerPlan,
+    pub(super) meter: Arc<PipelineMeter>,
+    pub(super) first_stage: Arc<StageMeter>,
+    /// All tasks of the session.
+    pub(super) tasks: Tasks,
+}
+
+impl Shared {
+    pub(super) fn report(&self) -> RunReport {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        self.meters
+            .report(failure.as_ref().map(|error| error.message().to_owned()))
+    }
+
+    /// Notes why the run is not ok; the first failure stands.
+    pub(super) fn note_failure(&self, error: Error) {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+    }
+
+    /// Calls the state again while its disk is full or away, until waiting is over for the caller.
+    pub(super) async fn patiently<T, F: Future<Output = Result<T>>>(
+        &self,
+        stopping: &Stopping,
+        call: impl Fn() -> F,
+    ) -> Result<T> {
+        let mut failure: u32 = 0;
+        loop {
+            let error = match call().await {
+                Err(error) if error.kind() == ErrorKind::Remote => error,
+                result => return result,
+            };
+            failure = failure.saturating_add(1);
+            if failure.is_power_of_two() {
+                tracing::warn!("the state cannot be written: {error}; trying again");
+            }
+            let (first, max) = policy::BACKOFF;
+            let wait = policy::backoff(failure, first, max, &self.dice);
+            tokio::select! {
+                biased;
+                () = stopping.waits_over() => return Err(error),
+                () = self.clock.sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Keeps a dead letter; returns when it is safe. `Remote`: the disk was full or away for as long
+    /// as the caller could wait.
+    pub(super) async fn dead_letter(&self, letter: DeadLetter, stopping: &Stopping) -> Result<()> {
+        self.patiently(stopping, || self.state.dead_letter(letter.clone()))
+            .await
+            .map(drop)
+    }
+
+    /// Records the end of a run, in the background.
+    ///
+    /// One that an end at once has dropped is left open: the next start finds it interrupted, as after
+    /// a kill, and `catch_up` decides about its tick.
+    pub(super) fn finish_run(&self, run: RunId, settled: &Settled) {
+        if settled.outcome == Outcome::Lost && self.dropped.load(Ordering::Relaxed) {
+            return;
+        }
+        let outcome = match settled.outcome {
+            Outcome::Committed => RunOutcome::Committed,
+            Outcome::DeadLettered => RunOutcome::DeadLettered,
+            Outcome::Skipped => RunOutcome::Skipped,
+            Outcome::Failed | Outcome::Lost => RunOutcome::Failed,
+        };
+        let lost = || (settled.outcome == Outcome::Lost).then(|| "dropped unfinished".to_owned());
+        let error = settled.reason.as_deref().map(str::to_owned).or_else(lost);
+        let end = RunEnd {
+            outcome,
+            records_in: settled.tally.records_in,
+            records_out: settled.tally.records_out,
+            error: error.filter(|_| outcome != RunOutcome::Committed),
+        };
+        let (state, now) = (self.state.clone(), self.clock.now());
+        self.records.spawn("finish run", async move {
+            if let Err(error) = state.finish_run(run, end, now).await {
+                tracing::warn!("the end of a run was not recorded: {error}");
+            }
+        });
+    }
+}

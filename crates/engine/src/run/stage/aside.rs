@@ -1,0 +1,121 @@
+//! What becomes of records whose attempts are used up: failed, set aside, or passed over.
+
+use std::sync::Arc;
+
+use wiredflow_core::charge::{Activity, Charge};
+use wiredflow_core::config::OnError;
+use wiredflow_core::delivery::{Outcome, Parcel};
+use wiredflow_core::{Error, ErrorKind, Value};
+
+use crate::observe::ReplicaClock;
+use crate::state::{Body, DeadLetter};
+
+use super::{Failure, StageRun};
+
+impl StageRun {
+    /// Ends the flow: its file must be changed first.
+    pub(super) fn stop_flow(&self, part: Parcel, error: Error) {
+        part.lineage.explain(&error.message().into());
+        self.pipeline.stopping.fail(self.located(error));
+        part.lineage.close(Outcome::Failed);
+    }
+
+    /// Does with one record as `on_error` says.
+    pub(super) async fn set_aside_record(
+        &self,
+        part: &mut Parcel,
+        index: usize,
+        failure: &Failure,
+        charge: &ReplicaClock,
+    ) {
+        let mut outcome = self.outcome();
+        if outcome == Outcome::DeadLettered {
+            let value = part.batch.records()[index].value().clone();
+            outcome = self.dead_letter(value, part, failure, charge).await;
+        }
+        let reason: Arc<str> = failure.error.message().into();
+        part.take_out(index, outcome, &reason);
+        self.tell_end(&failure.error, outcome);
+    }
+
+    /// Does with a whole batch as `on_error` says.
+    pub(super) async fn set_aside(&self, part: Parcel, failure: &Failure, charge: &ReplicaClock) {
+        let mut outcome = self.outcome();
+        if outcome == Outcome::DeadLettered {
+            let body = match part.batch.records() {
+                [one] => one.value().clone(),
+                _ => Value::Array(part.batch.values().cloned().collect()),
+            };
+            outcome = self.dead_letter(body, &part, failure, charge).await;
+        }
+        part.lineage.explain(&failure.error.message().into());
+        self.tell_end(&failure.error, outcome);
+        part.lineage.close(outcome);
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.plan.policy.on_error {
+            OnError::Stop => Outcome::Failed,
+            OnError::DeadLetter => Outcome::DeadLettered,
+            OnError::Skip => Outcome::Skipped,
+        }
+    }
+
+    fn tell_end(&self, error: &Error, outcome: Outcome) {
+        self.pipeline.meter.error(error.message());
+        let (pipeline, stage) = (&self.pipeline.name, &self.plan.name);
+        let trace = error
+            .trace()
+            .map(|trace| format!("\n{trace}"))
+            .unwrap_or_default();
+        let what = match outcome {
+            Outcome::Failed => {
+                return self.pipeline.stopping.fail(self.located(error.clone()));
+            }
+            Outcome::DeadLettered => "to the dead letters",
+            Outcome::Lost => "not kept, so it is not acknowledged",
+            Outcome::Skipped | Outcome::Committed => "skipped",
+        };
+        tracing::warn!(%pipeline, %stage, "{what}: {}{trace}", error.message());
+    }
+
+    fn located(&self, error: Error) -> Error {
+        error.context(format!("stage `{}`", self.plan.name))
+    }
+
+    /// Keeps a dead letter. When that is not possible for good, the delivery has failed instead; when
+    /// the flow ends first, it is lost: not acknowledged.
+    async fn dead_letter(
+        &self,
+        body: Value,
+        part: &Parcel,
+        failure: &Failure,
+        charge: &ReplicaClock,
+    ) -> Outcome {
+        let (shared, error) = (self.shared(), &failure.error);
+        let letter = DeadLetter {
+            pipeline: self.pipeline.name.to_string(),
+            stage: self.plan.name.to_string(),
+            kind: error.kind(),
+            reason: error.message().to_owned(),
+            trace: error.trace().map(str::to_owned),
+            time: shared.clock.now(),
+            delivery: None,
+            attempts: failure.attempts,
+            params: (!part.params.is_empty()).then(|| shared.scrubber.scrub_map(&part.params)),
+            body: Body::Json(body),
+        };
+        charge.enter(Activity::External);
+        let kept = shared.dead_letter(letter, self.stopping()).await;
+        charge.enter(Activity::Overhead);
+        match kept {
+            Ok(()) => Outcome::DeadLettered,
+            Err(error) if error.kind() == ErrorKind::Remote => Outcome::Lost,
+            Err(error) => {
+                let error = error.context("a dead letter cannot be kept");
+                self.pipeline.stopping.fail(self.located(error));
+                Outcome::Failed
+            }
+        }
+    }
+}
