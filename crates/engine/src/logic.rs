@@ -1,10 +1,12 @@
 //! The user's own code, in whatever language: checked, opened and called in one way.
 
+mod threads;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use wiredflow_core::charge::Activity;
 use wiredflow_core::config;
 use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::FromNode;
@@ -18,6 +20,8 @@ use crate::catalogue::CheckCx;
 use crate::functions::{Call, Function};
 use crate::resources::Resources;
 use crate::storages::StorageHandles;
+use threads::{Ending, Threads};
+
 use crate::worker::{Launch, Pool, Request, Running, StageHost};
 
 /// The keys that say "this is a function".
@@ -209,7 +213,7 @@ impl FunctionPlan {
     /// Starts what runs it.
     pub(crate) async fn open(&self, resources: &Resources) -> Result<Logic> {
         let body = match &self.code {
-            Code::Rust(function) => Body::Rust(Arc::clone(function)),
+            Code::Rust(function) => Body::Rust(Arc::clone(function), Threads::default()),
             Code::Python(source) => {
                 Body::Python(Box::new(self.open_python(source, resources).await?))
             }
@@ -269,14 +273,14 @@ pub(crate) struct Logic {
 
 enum Body {
     Python(Box<Python>),
-    Rust(Function),
+    Rust(Function, Threads),
 }
 
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Python(python) => write!(f, "{python:?}"),
-            Self::Rust(_) => f.write_str("rust"),
+            Self::Rust(..) => f.write_str("rust"),
         }
     }
 }
@@ -292,7 +296,7 @@ pub(crate) enum Outputs<'a> {
     /// From a worker.
     Worker(Box<Running<'a>>),
     /// From a thread of this process.
-    Thread(mpsc::Receiver<Value>, JoinHandle<Result<()>>),
+    Thread(mpsc::Receiver<Value>, Ending),
 }
 
 impl Logic {
@@ -309,9 +313,11 @@ impl Logic {
                     epoch: cx.epoch,
                     deadline: cx.deadline,
                 };
-                Ok(Outputs::Worker(Box::new(python.pool.call(request).await?)))
+                // A process that starts anew is no work of the function's: its `timeout` begins after.
+                let begun = cx.spend(Activity::Overhead, python.pool.call(request));
+                Ok(Outputs::Worker(Box::new(begun.await?)))
             }
-            Body::Rust(function) => {
+            Body::Rust(function, threads) => {
                 let call = Call {
                     data: document(batch),
                     params: Arc::new(params),
@@ -326,17 +332,19 @@ impl Logic {
                         give.blocking_send(value).map_err(gone)
                     })
                 };
-                Ok(Outputs::Thread(take, tokio::task::spawn_blocking(run)))
+                Ok(Outputs::Thread(take, threads.begin(run)?))
             }
         }
     }
 
-    /// Calls and gives the first output alone, for functions that give one.
+    /// Calls, and gives the first output alone when the call has ended well: for functions that give one.
     pub(crate) async fn call_once(&self, batch: &Batch, cx: &Cx) -> Result<Batch> {
         let mut outputs = self.call(batch, cx).await?;
-        let first = outputs.next().await?.unwrap_or_default();
-        outputs.close().await?;
-        Ok(first)
+        let mut first = None;
+        while let Some(output) = outputs.next().await? {
+            first.get_or_insert(output);
+        }
+        Ok(first.unwrap_or_default())
     }
 
     fn params_with(&self, from_configuration: &Params) -> Map {
@@ -353,12 +361,9 @@ impl Outputs<'_> {
     pub(crate) async fn next(&mut self) -> Result<Option<Batch>> {
         match self {
             Self::Worker(running) => running.next().await,
-            Self::Thread(take, thread) => match take.recv().await {
+            Self::Thread(take, ending) => match take.recv().await {
                 Some(value) => Ok(Some(Batch::of_document(value))),
-                None => match thread.await {
-                    Ok(result) => result.map(|()| None),
-                    Err(error) => Err(Error::bug(panic_words(error))),
-                },
+                None => ending.wait().await.map(|()| None),
             },
         }
     }
@@ -367,24 +372,13 @@ impl Outputs<'_> {
     pub(crate) async fn close(self) -> Result<()> {
         match self {
             Self::Worker(running) => running.close().await,
-            Self::Thread(take, thread) => {
+            Self::Thread(take, mut ending) => {
                 drop(take);
                 // Its next output is refused; what it says then is of no interest.
-                drop(thread.await);
+                drop(ending.wait().await);
                 Ok(())
             }
         }
-    }
-}
-
-fn panic_words(error: tokio::task::JoinError) -> String {
-    match error.try_into_panic() {
-        Ok(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            format!("the function panicked: {}", text.unwrap_or("no message"))
-        }
-        Err(_) => "the function was cancelled".to_owned(),
     }
 }
 

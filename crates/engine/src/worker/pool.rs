@@ -90,7 +90,6 @@ impl Pool {
     /// are too, and the process is started anew for the next call. Dropping the future or the [`Running`] before its
     /// end stops the process that works on it.
     pub async fn call(&self, request: Request<'_>) -> Result<Running<'_>> {
-        let since = self.yard.clock.monotonic();
         let Ok(permit) = self.free.acquire().await else {
             return Err(Error::bug("the pool of workers is closed"));
         };
@@ -99,15 +98,16 @@ impl Pool {
             pool: self,
             place,
             call: None,
-            deadline: request.deadline.map(|deadline| {
-                (
-                    since + deadline - EARLY.min(deadline / EARLY_PART),
-                    deadline,
-                )
-            }),
+            deadline: None,
             _permit: permit,
         };
         running.begin(request).await?;
+        // From here on: the wait for a process, and its start, are not the function's time.
+        let since = self.yard.clock.monotonic();
+        running.deadline = request.deadline.map(|deadline| {
+            let early = EARLY.min(deadline / EARLY_PART);
+            (since + deadline - early, deadline)
+        });
         Ok(running)
     }
 

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod bench;
+mod ends;
 
 use std::time::Duration;
 

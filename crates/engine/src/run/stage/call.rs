@@ -126,8 +126,8 @@ impl StageRun {
         }
     }
 
-    /// The call's result, or `None` when its time is up. Time in which the next stage kept it waiting
-    /// is not its own and is added.
+    /// The call's result, or `None` when its time is up. Time in which the next stage kept it waiting, or
+    /// in which a process was started for it, is not its own and is added.
     async fn within<T>(
         &self,
         limit: Duration,
@@ -135,15 +135,15 @@ impl StageRun {
         charge: &ReplicaClock,
     ) -> Option<T> {
         let clock = &self.shared().clock;
-        let blocked_before = charge.read().of(Activity::Blocked);
+        let not_its_own = || {
+            let clocks = charge.read();
+            clocks.of(Activity::Blocked) + clocks.of(Activity::Overhead)
+        };
+        let before = not_its_own();
         let started = clock.monotonic();
         let mut call = std::pin::pin!(call);
         loop {
-            let blocked = charge
-                .read()
-                .of(Activity::Blocked)
-                .saturating_sub(blocked_before);
-            let until = started + limit + blocked;
+            let until = started + limit + not_its_own().saturating_sub(before);
             if clock.monotonic() >= until {
                 return None;
             }

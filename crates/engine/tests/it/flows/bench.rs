@@ -195,6 +195,14 @@ impl Started {
         self.running.as_ref().unwrap().stopper().stop();
     }
 
+    /// Lets go of it without an end.
+    pub(crate) fn drop_it(mut self) {
+        let (running, runtime) = (self.running.take().unwrap(), self.runtime.take().unwrap());
+        runtime.block_on(async { drop(running) });
+        wait_until(PATIENCE, || runtime.metrics().num_alive_tasks() == 0);
+        runtime.shutdown_background();
+    }
+
     /// Waits for the end, and looks that nothing is left running.
     pub(crate) fn end(mut self) -> Ended {
         let (running, runtime) = (self.running.take().unwrap(), self.runtime.take().unwrap());
@@ -255,16 +263,6 @@ impl Feed {
     pub(crate) fn end(&self) {
         self.ends.store(true, Ordering::Relaxed);
         self.changed.notify_one();
-    }
-
-    /// Fails once, as soon as nothing waits.
-    pub(crate) fn break_with(&self, error: Error) {
-        *self.broken.lock().unwrap() = Some(error);
-        self.changed.notify_one();
-    }
-
-    pub(crate) fn opened(&self) -> u64 {
-        *self.opened.lock().unwrap()
     }
 
     /// How many deliveries it has given.
