@@ -17,9 +17,9 @@ pub use owner::{Entrusted, StorageHandle, StorageHandles, Writers};
 
 /// All storages.
 pub const STORAGES: &[StorageEntry] = &[
+    StorageEntry::of::<csv::Csv>(),
     StorageEntry::of::<json::Json>(),
     StorageEntry::of::<jsonl::Jsonl>(),
-    StorageEntry::of::<csv::Csv>(),
     StorageEntry::of::<sqlite::Sqlite>(),
 ];
 

@@ -1,9 +1,11 @@
 //! The storages against real files, links, full disks and kills.
 
+mod calls;
 mod csv;
 mod damage;
 mod faults;
 mod files;
+mod keys;
 mod sqlite;
 
 use std::path::{Path, PathBuf};
@@ -19,10 +21,10 @@ use wiredflow_engine::functions::Functions;
 use wiredflow_engine::storages::{Entrusted, STORAGES, StoragePlace, Writers};
 
 /// All kinds that are built in.
-const KINDS: [&str; 4] = ["json", "jsonl", "csv", "sqlite"];
+const KINDS: [&str; 4] = ["csv", "json", "jsonl", "sqlite"];
 
 /// Those that keep their rows in a text file of their own.
-const FILES: [&str; 3] = ["json", "jsonl", "csv"];
+const FILES: [&str; 3] = ["csv", "json", "jsonl"];
 
 /// A storage `numbers` of the flow `sensors`, as a flow file would have it.
 #[derive(Clone, Debug)]

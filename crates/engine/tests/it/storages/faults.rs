@@ -1,4 +1,4 @@
-//! Full disks, failing system calls and kills: what was answered is there, and the file is whole.
+//! Full disks and kills: what was answered is there, and the file is whole.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,12 +21,12 @@ fn row(number: u64) -> Value {
     json!({"number": number, "text": "a, \"b\"\n".repeat(number as usize % 7)})
 }
 
-fn rows(numbers: std::ops::Range<u64>) -> Vec<Value> {
+pub(super) fn rows(numbers: std::ops::Range<u64>) -> Vec<Value> {
     numbers.map(row).collect()
 }
 
 /// The numbers that are stored.
-fn numbers(place: &Place) -> Vec<u64> {
+pub(super) fn numbers(place: &Place) -> Vec<u64> {
     let loaded = place.load();
     let rows = loaded.as_array().cloned().unwrap_or_default();
     let number = |row: &Value| match &row["number"] {
@@ -38,7 +38,7 @@ fn numbers(place: &Place) -> Vec<u64> {
 
 /// Whether others can read the file.
 #[track_caller]
-fn check_whole(place: &Place) {
+pub(super) fn check_whole(place: &Place) {
     if !place.file().exists() {
         return;
     }
@@ -112,7 +112,7 @@ fn b1_a_full_disk_is_told_loses_nothing_and_is_got_over() {
 }
 
 /// This test program again, as the process of [`the_other_process`]; `prefix` may put another before it.
-fn other_process(prefix: &[String], work: &Work) -> Command {
+pub(super) fn other_process(prefix: &[String], work: &Work) -> Command {
     let own = std::env::current_exe().unwrap();
     let arguments = [
         "--exact",
@@ -140,10 +140,10 @@ fn other_process(prefix: &[String], work: &Work) -> Command {
 }
 
 /// What the other process does.
-struct Work {
-    place: Place,
+pub(super) struct Work {
+    pub(super) place: Place,
     /// So many commits, each tried again like the owner does; then it ends.
-    commits: u64,
+    pub(super) commits: u64,
 }
 
 /// Commits the numbers from the first that is not stored on, a few in each commit, and says `kept N` when
@@ -210,14 +210,14 @@ fn the_other_process() {
 
 /// What the other process has printed: the numbers below `kept` were answered for.
 #[derive(Debug, Default)]
-struct Printed {
-    kept: u64,
-    errors: Vec<String>,
-    ended: bool,
+pub(super) struct Printed {
+    pub(super) kept: u64,
+    pub(super) errors: Vec<String>,
+    pub(super) ended: bool,
 }
 
 impl Printed {
-    fn add(&mut self, line: &str) {
+    pub(super) fn add(&mut self, line: &str) {
         // A kill may cut the last line; only a whole one is a promise.
         let Some(line) = line.strip_suffix('\n') else {
             return;
@@ -271,173 +271,3 @@ fn what_was_answered_outlives_a_kill_at_any_moment() {
         }
     }
 }
-
-/// Runs the other process for five commits with a fault in one of its system calls on the files of the
-/// storage. `None` when there was no such call.
-fn run_with_fault(place: &Place, call: &str, fault: &str, number: u32) -> Option<Printed> {
-    let log = place.folder.join("strace.log");
-    let file = place.file().display().to_string();
-    let mut prefix: Vec<String> = ["strace", "-f", "-qq", "-o", log.to_str().unwrap()]
-        .map(str::to_owned)
-        .to_vec();
-    let folder = place.file().parent().unwrap().display().to_string();
-    for path in [
-        folder,
-        file.clone(),
-        format!("{file}.new"),
-        format!("{file}-wal"),
-        format!("{file}-shm"),
-    ] {
-        prefix.extend(["-P".to_owned(), path]);
-    }
-    prefix.extend([
-        "-e".to_owned(),
-        format!("inject={call}:{fault}:when={number}"),
-    ]);
-    let work = Work {
-        place: place.clone(),
-        commits: 5,
-    };
-    let output = other_process(&prefix, &work).output().unwrap();
-    let mut printed = Printed::default();
-    for line in String::from_utf8(output.stdout)
-        .unwrap()
-        .split_inclusive('\n')
-    {
-        printed.add(line);
-    }
-    let log = fs::read_to_string(&log).unwrap_or_default();
-    let happened = log.contains("(INJECTED)") || log.contains("+++ killed by SIGKILL +++");
-    assert!(happened || printed.ended, "{printed:?}\n{log}");
-    happened.then_some(printed)
-}
-
-/// Every call of these kinds that five commits make, one after the other, fails once.
-fn each_call(
-    kind: &'static str,
-    mapping: Mapping,
-    fault: &str,
-    mut check: impl FnMut(&Place, &Printed, &str),
-) {
-    let mut faults = 0;
-    for call in [
-        "openat",
-        "pwrite64",
-        "write",
-        "fdatasync",
-        "fsync",
-        "ftruncate",
-        "rename",
-    ] {
-        for number in 1.. {
-            let folder = tempfile::tempdir().unwrap();
-            fs::create_dir(folder.path().join("data")).unwrap();
-            let place = Place::new(folder.path(), kind).mapping(mapping);
-            let shown = format!("{kind} {mapping:?}: {call} {number} {fault}");
-            let Some(printed) = run_with_fault(&place, call, fault, number) else {
-                break;
-            };
-            faults += 1;
-            check_whole_after(&place, &shown);
-            check(&place, &printed, &shown);
-        }
-    }
-    assert!(
-        faults >= 10,
-        "{kind} {mapping:?}: only {faults} calls could fail"
-    );
-}
-
-fn check_whole_after(place: &Place, shown: &str) {
-    // What a storage has opened is whole for everyone.
-    let opened = std::panic::catch_unwind(|| {
-        drop(place.open());
-        check_whole(place);
-    });
-    assert!(opened.is_ok(), "{shown}");
-}
-
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn has_strace(test: &str) -> bool {
-    let works = Command::new("strace")
-        .args(["-qq", "-e", "inject=close:error=EIO:when=100", "true"])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !works {
-        eprintln!("skipped: {test}, because strace may not trace here");
-    }
-    works
-}
-
-fn b3(kind: &'static str, mapping: Mapping) {
-    if !has_strace("b3 with failing system calls") {
-        return;
-    }
-    each_call(kind, mapping, "error=EIO", |place, printed, shown| {
-        assert!(printed.ended, "{shown}: {printed:?}");
-        assert!(
-            printed
-                .errors
-                .iter()
-                .all(|error| error.starts_with("Remote")),
-            "{shown}: {printed:?}"
-        );
-        let expected: Vec<u64> = (0..printed.kept).collect();
-        assert_eq!(numbers(place), expected, "{shown}: each once, {printed:?}");
-    });
-}
-
-fn a4(kind: &'static str, mapping: Mapping) {
-    if !has_strace("a4 with kills at system calls") {
-        return;
-    }
-    each_call(kind, mapping, "signal=SIGKILL", |place, printed, shown| {
-        let stored = numbers(place);
-        assert!(
-            stored.len() as u64 >= printed.kept,
-            "{shown}: {printed:?}, {stored:?}"
-        );
-        assert!(
-            stored.len() as u64 <= printed.kept + 4,
-            "{shown}: {printed:?}, {stored:?}"
-        );
-        assert!(
-            stored.iter().copied().eq(0..stored.len() as u64),
-            "{shown}: {stored:?}"
-        );
-        let next = stored.len() as u64;
-        commit(
-            place.open().as_mut(),
-            &rows(if place.mapping == Mapping::Overwrite {
-                0..next + 1
-            } else {
-                next..next + 1
-            }),
-        );
-        assert_eq!(numbers(place).len() as u64, next + 1, "{shown}");
-    });
-}
-
-macro_rules! for_each_storage {
-    ($($kind:ident)*) => { $( mod $kind {
-        use super::*;
-
-        #[test]
-        fn b3_any_call_that_fails_once_costs_no_row_and_doubles_none() {
-            super::b3(stringify!($kind), Mapping::Extend);
-        }
-
-        #[test]
-        fn b3_any_call_that_fails_once_leaves_the_last_rows_or_those_before() {
-            super::b3(stringify!($kind), Mapping::Overwrite);
-        }
-
-        #[test]
-        fn a4_a_kill_at_any_call_leaves_what_was_answered() {
-            super::a4(stringify!($kind), Mapping::Extend);
-            super::a4(stringify!($kind), Mapping::Overwrite);
-        }
-    } )* };
-}
-
-for_each_storage!(json jsonl csv sqlite);

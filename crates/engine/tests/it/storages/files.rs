@@ -185,7 +185,7 @@ fn b10_a_commit_reads_nothing_and_writes_its_own_rows_however_long_the_file_is()
             let begin = bytes_moved();
             commit(storage, std::slice::from_ref(&row));
             let end = bytes_moved();
-            (end[0] - begin[0] - own, end[1] - begin[1])
+            ((end[0] - begin[0]).saturating_sub(own), end[1] - begin[1])
         };
         commit(storage.as_mut(), std::slice::from_ref(&row));
         let small = cost(storage.as_mut());
