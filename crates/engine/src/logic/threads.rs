@@ -146,7 +146,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::sync_channel;
 
     use wiredflow_core::ErrorKind;
 
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn calls_that_are_left_to_themselves_do_not_grow_without_end() {
         let threads = Threads::default();
-        let (release, hold) = channel::<()>();
+        let (release, hold) = sync_channel::<()>(1);
         let hold = Arc::new(Mutex::new(hold));
         let begin = || {
             let hold = Arc::clone(&hold);
