@@ -77,11 +77,11 @@ impl Screen {
     pub(crate) fn print(&self, text: &str) -> Result<(), Failure> {
         let live = self.lock();
         let write = || {
-            self.erase(&live)?;
+            self.live_text(&erasing(&live))?;
             let mut out = io::stdout().lock();
             out.write_all(text.as_bytes())?;
             out.flush()?;
-            self.draw(&live)
+            self.live_text(&drawing(&live))
         };
         write().map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::Closed,
@@ -92,12 +92,8 @@ impl Screen {
     /// Says something on standard error. That nobody hears it is no failure.
     pub(crate) fn tell(&self, text: &str) {
         let live = self.lock();
-        let write = || {
-            self.erase(&live)?;
-            io::stderr().lock().write_all(text.as_bytes())?;
-            self.draw(&live)
-        };
-        drop::<io::Result<()>>(write());
+        let text = format!("{}{text}{}", erasing(&live), drawing(&live));
+        drop(io::stderr().lock().write_all(text.as_bytes()));
     }
 
     /// Shows these live lines below everything else, in the place of those before; none takes them away.
@@ -112,32 +108,32 @@ impl Screen {
         }
         let mut live = self.lock();
         let before = std::mem::replace(&mut *live, lines);
-        let write = || {
-            self.erase(&before)?;
-            self.draw(&live)
-        };
-        drop::<io::Result<()>>(write());
+        // In one piece, so that nothing flickers.
+        let text = erasing(&before) + &drawing(&live);
+        drop(io::stderr().lock().write_all(text.as_bytes()));
+    }
+
+    fn live_text(&self, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(()); // standard error may be closed where there is no terminal
+        }
+        io::stderr().lock().write_all(text.as_bytes())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Takes the live lines off the terminal; the cursor stands where they began.
-    fn erase(&self, live: &[String]) -> io::Result<()> {
-        if live.is_empty() {
-            return Ok(());
-        }
+/// Takes the live lines off the terminal; the cursor stands where they began.
+fn erasing(live: &[String]) -> String {
+    match live.len() {
+        0 => String::new(),
         // To the first of them, and everything below away: also a `^C` that the terminal has shown.
-        write!(io::stderr().lock(), "\x1b[{}F\x1b[J", live.len())
+        lines => format!("\x1b[{lines}F\x1b[J"),
     }
+}
 
-    fn draw(&self, live: &[String]) -> io::Result<()> {
-        if live.is_empty() {
-            return Ok(());
-        }
-        let mut text = live.join("\n");
-        text.push('\n');
-        io::stderr().lock().write_all(text.as_bytes())
-    }
+fn drawing(live: &[String]) -> String {
+    live.iter().map(|line| format!("{line}\n")).collect()
 }

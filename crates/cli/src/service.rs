@@ -1,5 +1,6 @@
 //! Runs a plan in this process: the runtime, the signals, and looks at the figures now and then.
 
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub(crate) struct Served {
 }
 
 /// Runs the plan to its end: by itself, by a limit, or by SIGINT or SIGTERM. `look` is called with the
-/// figures, each `every`.
+/// figures, each `every`; with `Break` it ends the run in good order.
 ///
 /// # Errors
 /// `Failed` when it cannot start.
@@ -33,7 +34,7 @@ pub(crate) fn serve(
     plan: &Plan,
     options: &RunOptions,
     every: Option<Duration>,
-    look: &mut dyn FnMut(RunReport),
+    look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
 ) -> Result<Served, Failure> {
     let runtime = runtime()?;
     let served = runtime.block_on(follow(plan, options, every, look));
@@ -66,7 +67,7 @@ async fn follow(
     plan: &Plan,
     options: &RunOptions,
     every: Option<Duration>,
-    look: &mut dyn FnMut(RunReport),
+    look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
 ) -> Result<Served, Failure> {
     let mut signals = Signals::listen()?;
     let running = run::start(plan, options).map_err(|error| Failure::failed(error.message()))?;
@@ -96,8 +97,9 @@ async fn follow(
                 stopper.stop();
             }
             () = pause => {
-                if let Some(report) = figures.snapshot() {
-                    look(report);
+                let goes_on = figures.snapshot().is_none_or(|report| look(report).is_continue());
+                if !goes_on {
+                    stop(&stopper).await;
                 }
             }
         }

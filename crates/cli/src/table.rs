@@ -14,7 +14,8 @@ pub(crate) enum Align {
     Right,
 }
 
-/// A table: cells are made printable; the last column is cut where the terminal ends.
+/// A table: cells are made printable; a column without any text is left out; the last one is cut where the
+/// terminal ends.
 #[derive(Debug)]
 pub(crate) struct Table {
     head: Vec<(&'static str, Align)>,
@@ -69,7 +70,8 @@ impl Table {
     }
 
     /// The lines, the head's first; none is wider than `columns`, if that is known.
-    pub(crate) fn lines(&self, columns: Option<usize>, paint: Paint) -> Vec<String> {
+    pub(crate) fn lines(mut self, columns: Option<usize>, paint: Paint) -> Vec<String> {
+        self.without_empty();
         let head: Vec<Cell> = self
             .head
             .iter()
@@ -80,6 +82,18 @@ impl Table {
             .chain(&self.rows)
             .map(|row| self.line(row, &widths, paint))
             .collect()
+    }
+
+    /// The table without the columns that are empty in every row.
+    fn without_empty(&mut self) {
+        for column in (0..self.head.len()).rev() {
+            if self.rows.iter().all(|row| row[column].text.is_empty()) {
+                self.head.remove(column);
+                self.rows
+                    .iter_mut()
+                    .for_each(|row| drop(row.remove(column)));
+            }
+        }
     }
 
     fn widths(&self, head: &[Cell], columns: Option<usize>) -> Vec<usize> {
@@ -167,6 +181,13 @@ mod tests {
         }
         let lines = sample().lines(Some(24), Paint::Plain);
         assert_eq!(lines[2], "numbers   0  away:\\nsin…");
+    }
+
+    #[test]
+    fn a_column_without_any_text_is_left_out() {
+        let mut table = Table::new(&[("NAME", Align::Left), ("LAST ERROR", Align::Left)]);
+        table.row(vec!["a".into(), "".into()]);
+        assert_eq!(table.lines(None, Paint::Plain), ["NAME", "a"]);
     }
 
     #[test]

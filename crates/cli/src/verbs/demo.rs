@@ -2,6 +2,7 @@
 
 mod showing;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -80,17 +81,11 @@ impl Demo {
         if !is_silent {
             showing.open(language)?;
         }
-        let mut closed = None;
-        let served = serve(
-            &plan,
-            &options,
-            (!is_silent).then_some(LOOK),
-            &mut |report| {
-                if let Err(failure) = showing.look(&report) {
-                    closed.get_or_insert(failure);
-                }
-            },
-        )?;
+        let look = &mut |report| match showing.look(&report) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()), // nobody watches any more
+        };
+        let served = serve(&plan, &options, (!is_silent).then_some(LOOK), look)?;
         tool.screen.show(Vec::new());
         if self.json {
             tool.print_json(&served.report)?;

@@ -1,5 +1,6 @@
 //! `run`: runs a flow in this process.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -138,6 +139,7 @@ fn follow(tool: &Tool, plan: &Plan, options: &RunOptions, json: bool) -> Result<
             screen.show(live::lines(&report, before.as_ref(), columns, err.paint));
         }
         before = Some(report);
+        ControlFlow::Continue(())
     });
     screen.show(Vec::new());
     served

@@ -42,7 +42,7 @@ fn a_demo_says_at_once_what_there_is_and_at_the_end_what_was_stored_and_sent() {
         let ended = running.wait(SOON);
         ended.assert_code(0);
         for part in [
-            "asked the server for a number and stored it in data/json_in_numbers.json",
+            "asked a server, stored its number in data/json_in_numbers.json",
             "The newest of what is stored",
             "\"Generated random number\":",
             "The last of what was sent",
@@ -61,6 +61,23 @@ fn a_demo_says_at_once_what_there_is_and_at_the_end_what_was_stored_and_sent() {
         let is_rust = ended.stdout.contains("its core logic is in Rust");
         assert_eq!(is_rust, python != "python3", "{}", ended.stdout);
     }
+}
+
+#[test]
+fn a_demo_that_nobody_watches_ends() {
+    let test = wiredflow_testkit::FlowTest::new("bash");
+    let temporary = test.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let test = test.env("TMPDIR", temporary.to_str().unwrap());
+    let script = format!("{} demo 2>err | head -n 1", env!("CARGO_BIN_EXE_wiredflow"));
+    let ended = test.spawn(["-c", &script]).wait(SOON);
+    assert!(
+        ended
+            .assert_code(0)
+            .stdout
+            .starts_with("A service that collects")
+    );
+    assert!(!test.read("err").contains("panic"), "{}", test.read("err"));
 }
 
 #[test]

@@ -26,22 +26,22 @@ const WIDE: usize = 110;
 const DOES: [(&str, &str, &str); 4] = [
     (
         "numbers",
-        "asked the server for a number and stored it",
+        "asked a server, stored its number",
         "data/json_in_numbers.json",
     ),
     (
         "letters",
-        "asked another server for a letter and stored it",
+        "asked a server, stored its letter",
         "data/csv_in_letters.csv",
     ),
     (
         "stream",
-        "heard a number from the MQTT broker and stored it",
+        "heard the broker, stored its number",
         "data/demo.db",
     ),
     (
         "results",
-        "calculated from what the others stored, sent and stored it",
+        "calculated, sent and stored it",
         "data/jsonl_in_results.jsonl",
     ),
 ];
