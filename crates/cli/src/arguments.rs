@@ -1,7 +1,7 @@
 //! The command line, as clap knows it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -117,7 +117,11 @@ pub(crate) fn read(
     arguments: impl IntoIterator<Item = OsString>,
     linked: Linked,
 ) -> Result<Said, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = command(linked);
+    if linked == Linked::Flow {
+        command = in_the_words_of(command, &program(&arguments));
+    }
     let matches = command.try_get_matches_from_mut(arguments)?;
     if let Some(name) = matches.subcommand_name()
         && NOT_BUILT_YET.contains(&name)
@@ -152,6 +156,28 @@ pub(crate) fn command(linked: Linked) -> clap::Command {
         "{}\n\nNot built yet: {list}.",
         examples.unwrap_or_default()
     ))
+}
+
+/// How the user has called the program.
+fn program(arguments: &[OsString]) -> String {
+    let path = arguments.first().map(Path::new).and_then(Path::file_name);
+    path.map_or_else(
+        || "wiredflow".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// The examples of a program with a flow of its own: its name, and no file.
+fn in_the_words_of(command: clap::Command, program: &str) -> clap::Command {
+    let examples = command.get_after_help().map(ToString::to_string);
+    let command = match examples {
+        Some(text) => {
+            let text = text.replace("wiredflow ", &format!("{program} "));
+            command.after_help(text.replace(" flow.yaml", ""))
+        }
+        None => command,
+    };
+    command.mut_subcommands(|verb| in_the_words_of(verb, program))
 }
 
 fn file_is_required(verb: clap::Command) -> clap::Command {

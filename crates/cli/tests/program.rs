@@ -82,9 +82,9 @@ fn looks() {
     assert_eq!(test.read("data/jsonl_in_p.jsonl").lines().count(), 2);
 
     let help = test.run(["check", "--help"]);
-    assert!(
-        help.stdout.contains("[FILE]"),
-        "FILE may be left out\n{}",
-        help.stdout
-    );
+    let name = std::env::current_exe().unwrap();
+    let name = name.file_name().unwrap().to_str().unwrap();
+    for part in ["[FILE]".to_owned(), format!("\n  {name} check\n")] {
+        assert!(help.stdout.contains(&part), "{part}\n{}", help.stdout);
+    }
 }

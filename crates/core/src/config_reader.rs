@@ -18,15 +18,15 @@ config! {
         name: Option<String>,
         /// The folder of the flow's state.
         state: String = ".wiredflow",
-        /// Where the page and the API listen.
+        /// Where the page and the API listen; not built yet: `off`.
         listen: Option<Node>,
-        /// What carries links, leases and loads between flows.
+        /// What carries links, leases and loads between flows; only `local` is built yet.
         engine: Option<String>,
         /// What a failed delivery does.
         on_failure: OnFailure = "stop",
         /// Storages that several pipelines share, by name.
         storages: Pairs<Node>,
-        /// Named places where a stage can run.
+        /// Named places where a stage can run; not built yet.
         remotes: Option<Node>,
         /// The pipelines, by name.
         pipelines: Pairs<Node>,
@@ -104,9 +104,9 @@ config! {
         timeout: Option<Duration>,
         /// What a failed delivery does; left out, as the flow says.
         on_failure: Option<OnFailure>,
-        /// `process`: a child process of its own.
+        /// Where the pipeline runs; `process`, a child process of its own, is not built yet.
         isolation: Isolation = "task",
-        /// When the source is acknowledged.
+        /// When the source is acknowledged; `inbox` is not built yet.
         ack: Ack = "sink",
         /// The stages, in order.
         stages: Vec<Node>,
@@ -132,13 +132,13 @@ config! {
         batch: Option<Grouping>,
         /// The most calls in a second.
         rate_limit: Option<RateLimit>,
-        /// Where it runs.
+        /// Where it runs; only `local` is built yet.
         remote: Option<Node>,
-        /// It may be repeated and run anywhere.
+        /// It may be repeated and run anywhere; not built yet.
         pure: Option<bool>,
-        /// Its state is per value of this field.
+        /// Its state is per value of this field; not built yet.
         keyed: Option<String>,
-        /// It is never moved.
+        /// It is never moved; not built yet.
         pinned: Option<bool>,
     }
 }

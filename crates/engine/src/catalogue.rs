@@ -291,6 +291,13 @@ impl StageEntry {
         Self::with::<K::Config>(K::NAME, K::EXAMPLE, K::WORK, prepare::<K>)
     }
 
+    /// The same line with words of its own, where several kinds have the same keys.
+    #[must_use]
+    pub const fn saying(mut self, doc: &'static str) -> Self {
+        self.card.doc = doc;
+        self
+    }
+
     /// The line of a kind that reads its config in a way of its own; `C` documents its keys.
     pub const fn with<C: Config>(
         name: &'static str,

@@ -37,17 +37,17 @@ const AHEAD: usize = 2;
 const PYTHON: &str = "python3";
 
 config! {
-    /// Your own code: exactly one of `python`, `rust`, `program`, `sql`, `transform`.
+    /// Your own code: exactly one function, `python` or `rust`.
     pub struct FunctionKeys {
         /// A Python function: `file.py:name`, the file relative to the flow's folder.
         python: Option<String>,
         /// A Rust function that is linked in, by name.
         rust: Option<String>,
-        /// A program: its command and arguments.
+        /// A program: its command and arguments; not built yet.
         program: Option<Node>,
-        /// SQL over the flow's storages.
+        /// SQL over the flow's storages; not built yet.
         sql: Option<String>,
-        /// A record transformation.
+        /// A record transformation; not built yet.
         transform: Option<String>,
         /// Arguments for the function, by name.
         params: Option<Value>,

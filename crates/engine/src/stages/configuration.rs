@@ -17,7 +17,8 @@ pub(crate) const ENTRY: StageEntry = StageEntry::with::<FunctionKeys>(
     "configuration: {python: \"logic.py:configure\", params: {table: demo_table}}",
     Work::Function,
     prepare,
-);
+)
+.saying("Makes params for the stages after it: a function that returns or yields them. The stages after it run once for each.");
 
 fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
     let plan = logic::prepare(node, Role::Configuration, cx)?;

@@ -15,7 +15,8 @@ pub(crate) const ENTRY: StageEntry = StageEntry::with::<FunctionKeys>(
     "core_logic: {python: \"logic.py:order_and_calculate\", params: {limit: 5}}",
     Work::Function,
     prepare,
-);
+)
+.saying("The user's own code at work on the records: a function in Python or Rust. What it returns or yields goes on.");
 
 fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
     let plan = logic::prepare(node, Role::CoreLogic, cx)?;

@@ -16,11 +16,11 @@ config! {
     pub struct LoadConfig short storage {
         /// The storage's name: a shared one, or a pipeline's whose storage stands inline.
         storage: String,
-        /// `last_run`: only what is new.
+        /// `last_run`: only what is new; not built yet.
         since: Option<String>,
         /// At most this many records, the newest ones.
         limit: Option<usize>,
-        /// Only records that match.
+        /// Only records that match; not built yet.
         r#where: Option<Node>,
     }
 }

@@ -24,7 +24,7 @@ config! {
         /// Only this field's value is sent, a text as it is and anything else as JSON; a record without
         /// it is passed over. Left out, the whole record is sent as JSON.
         field: Option<String>,
-        /// `false`: a failure here does not hold the source back.
+        /// `false`: a failure here does not hold the source back; not built yet.
         required: bool = "true",
     }
 }

@@ -28,7 +28,7 @@ config! {
         preprocess: Vec<Node>,
         /// The field that tells rows apart; a row with a known key replaces the old one.
         key: Option<String>,
-        /// `false`: a failure here does not hold the source back.
+        /// `false`: a failure here does not hold the source back; not built yet.
         required: bool = "true",
     }
 }
