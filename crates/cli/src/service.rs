@@ -99,7 +99,7 @@ async fn follow(
             () = pause => {
                 let goes_on = figures.snapshot().is_none_or(|report| look(report).is_continue());
                 if !goes_on {
-                    stop(&stopper).await;
+                    stopper.stop();
                 }
             }
         }
