@@ -295,17 +295,6 @@ struct Meters {
     stages: Vec<Arc<StageMeter>>,
 }
 
-impl Meters {
-    /// A tick brings no records: what its first stage makes of it is what comes in.
-    fn report(&self) -> PipelineReport {
-        let mut report = self.pipeline.report();
-        if let (0, [first, ..]) = (report.records_in, self.stages.as_slice()) {
-            report.records_in = first.records_out.load(Ordering::Relaxed);
-        }
-        report
-    }
-}
-
 /// All meters of a flow.
 #[derive(Debug)]
 pub struct FlowMeter {
@@ -361,7 +350,7 @@ impl FlowMeter {
             seconds: (self.clock.monotonic() - self.started).as_secs_f64(),
             error,
             pipelines: pipelines
-                .map(|meters| (meters.name.to_string(), meters.report()))
+                .map(|meters| (meters.name.to_string(), meters.pipeline.report()))
                 .collect(),
             stages: stages.map(|stage| stage.profile()).collect(),
         }
