@@ -33,7 +33,7 @@ config! {
         url: String,
         /// `GET`, `POST` or any other.
         method: String = "GET",
-        /// Headers.
+        /// Headers of the request, by name.
         headers: Pairs<Secret>,
         /// Pairs for the address's query; a list repeats its name.
         query: Pairs<Vec<Secret>>,

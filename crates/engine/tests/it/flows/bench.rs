@@ -195,14 +195,6 @@ impl Started {
         self.running.as_ref().unwrap().stopper().stop();
     }
 
-    /// Lets go of it without an end.
-    pub(crate) fn drop_it(mut self) {
-        let (running, runtime) = (self.running.take().unwrap(), self.runtime.take().unwrap());
-        runtime.block_on(async { drop(running) });
-        wait_until(PATIENCE, || runtime.metrics().num_alive_tasks() == 0);
-        runtime.shutdown_background();
-    }
-
     /// Waits for the end, and looks that nothing is left running.
     pub(crate) fn end(mut self) -> Ended {
         let (running, runtime) = (self.running.take().unwrap(), self.runtime.take().unwrap());

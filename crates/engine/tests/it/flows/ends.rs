@@ -308,17 +308,6 @@ fn threads() -> Vec<String> {
 }
 
 #[test]
-fn a_flow_that_is_dropped_lets_go_of_everything() {
-    let bench = Bench::new().yielding("count", 1_000_000, millis(1));
-    let flow = bench.start("pipelines: {p: {every: 1h, stages: [{core_logic: {rust: count}}, {core_logic: {rust: see}}]}}");
-    flow.until(|report| report.stages[1].calls > 2);
-    flow.drop_it();
-    wait_until(PATIENCE, || {
-        threads().iter().all(|name| !name.starts_with("wf-"))
-    });
-}
-
-#[test]
 fn two_flows_in_one_process_know_nothing_of_each_other() {
     let benches = [Bench::new(), Bench::new()];
     let text = "pipelines: {p: {every: 10ms, stages: [{core_logic: {rust: see}}, {store: {jsonl: {folder: data}}}]}}";
