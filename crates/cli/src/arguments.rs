@@ -10,8 +10,8 @@ use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
 pub(crate) const NOT_BUILT_YET: &[&str] = &[
-    "graph", "test", "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker",
-    "status", "logs", "pause", "resume", "trigger", "remotes",
+    "test", "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker", "status",
+    "logs", "pause", "resume", "trigger", "remotes",
 ];
 
 /// Data services from one file: collect, compute, store and send
@@ -91,6 +91,7 @@ pub(crate) enum Verb {
     Init(verbs::init::Init),
     Check(verbs::check::Check),
     Run(verbs::run::Run),
+    Graph(verbs::graph::Graph),
     Runs(verbs::runs::Runs),
     DeadLetters(verbs::dead_letters::DeadLetters),
     Stages(verbs::stages::Stages),
@@ -138,7 +139,7 @@ pub(crate) fn read(
 pub(crate) fn command(linked: Linked) -> clap::Command {
     let mut command = Arguments::command();
     if linked == Linked::None {
-        for verb in ["check", "run", "runs"] {
+        for verb in ["check", "run", "graph", "runs"] {
             command = command.mut_subcommand(verb, file_is_required);
         }
         command = command.mut_subcommand("dead-letters", |verb| {

@@ -52,6 +52,7 @@ pub(crate) fn check(tool: &Tool, file: Option<&Path>) -> Result<Subject, Failure
                 String::new(),
                 Checked {
                     plan: None,
+                    flow: None,
                     problems,
                 },
             )

@@ -82,6 +82,7 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::Init(init) => init.run(tool),
         Verb::Check(check) => check.run(tool),
         Verb::Run(run) => run.run(tool),
+        Verb::Graph(graph) => graph.run(tool),
         Verb::Runs(runs) => runs.run(tool),
         Verb::DeadLetters(dead_letters) => dead_letters.run(tool),
         Verb::Stages(stages) => stages.run(tool),

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod dead_letters;
 pub(crate) mod demo;
+pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod mock;
 pub(crate) mod run;

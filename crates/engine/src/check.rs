@@ -1,6 +1,6 @@
 //! From what the user wrote to a plan: every problem at once, nothing opened.
 
-mod storages;
+pub(crate) mod storages;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const LATER_SOURCES: [&str; 2] = ["webhook", "link"];
 pub struct Checked {
     /// The flow, ready to run.
     pub plan: Option<Plan>,
+    /// What the user wrote, with `${env:}` and `${file:}` filled in: secrets stand in it.
+    pub flow: Option<FlowConfig>,
     /// All problems, in the order of the file.
     pub problems: Vec<Problem>,
 }
@@ -74,6 +76,7 @@ pub fn check_text(
         Ok(node) => check_node(&node, default_name, folder, functions, lookup),
         Err(problem) => Checked {
             plan: None,
+            flow: None,
             problems: vec![*problem],
         },
     }
@@ -92,9 +95,9 @@ pub fn check_node(
     let filled = fill(node, lookup, &mut reading, &mut secrets);
     let scrubber = Scrubber::new(secrets);
     let flow = read_flow(&filled, default_name, &mut reading);
-    let mut plan = flow.map(|flow| {
+    let mut plan = flow.as_ref().map(|flow| {
         let mut checker = Checker {
-            flow: &flow,
+            flow,
             folder,
             functions,
             reading: &mut reading,
@@ -111,6 +114,7 @@ pub fn check_node(
     };
     Checked {
         plan,
+        flow,
         problems: reading.into_problems().into_iter().map(scrub).collect(),
     }
 }

@@ -12,6 +12,7 @@ mod bad_input;
 mod check;
 mod complex_service;
 mod dead_letters;
+mod graph;
 mod peers;
 mod run;
 mod stages;
