@@ -1,5 +1,7 @@
 //! The one clock and the one source of chance: everything that waits, measures or rolls dice asks here.
 
+mod paused;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,42 +10,53 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
+use paused::Paused;
+pub use paused::Working;
+
 /// Wall time, monotonic time and waiting. A cheap clone.
 ///
-/// The simulated clock follows Tokio's test time: with a paused runtime, hours pass in milliseconds.
+/// A paused clock stands still until [`Clock::turn`] moves it to the next moment that somebody waits for:
+/// hours of a flow pass in milliseconds, and always in the same way.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    simulated: Option<(Timestamp, Instant)>,
+    paused: Option<Arc<Paused>>,
 }
 
 impl Clock {
     /// The machine's clocks.
     pub fn real() -> Self {
-        Self { simulated: None }
+        Self { paused: None }
     }
 
-    /// Wall time starts at `start` and goes on with the runtime's (paused) time. Must be called inside
-    /// a Tokio runtime.
-    pub fn simulated(start: Timestamp) -> Self {
+    /// A clock that stands at `start`; its clones stand with it.
+    pub fn paused(start: Timestamp) -> Self {
+        let paused = Paused::new(start, Self::instant());
         Self {
-            simulated: Some((start, Self::instant())),
+            paused: Some(Arc::new(paused)),
         }
+    }
+
+    /// The clock by which processes and others outside are waited for: always the machine's.
+    #[must_use]
+    pub fn outside(&self) -> Self {
+        Self::real()
     }
 
     /// Wall time: for schedules, records and people. It can jump.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub fn now(&self) -> Timestamp {
-        match self.simulated {
+        match &self.paused {
             None => Timestamp::now(),
-            Some((start, since)) => start
-                .saturating_add(since.elapsed())
-                .unwrap_or(Timestamp::MAX),
+            Some(paused) => paused.now(),
         }
     }
 
     /// Monotonic time: for measuring and waiting.
     pub fn monotonic(&self) -> Instant {
-        Self::instant()
+        match &self.paused {
+            None => Self::instant(),
+            Some(paused) => paused.monotonic(),
+        }
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
@@ -54,13 +67,42 @@ impl Clock {
     /// Waits.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
+        match &self.paused {
+            None => tokio::time::sleep(duration).await,
+            Some(paused) => paused.sleep(duration).await,
+        }
     }
 
     /// Waits until a moment of monotonic time.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub async fn sleep_until(&self, moment: Instant) {
-        tokio::time::sleep_until(moment).await;
+        match &self.paused {
+            None => tokio::time::sleep_until(moment).await,
+            Some(paused) => paused.sleep_until(moment).await,
+        }
+    }
+
+    /// Says that something is done that takes real time, until the value is dropped: a paused clock is not
+    /// turned meanwhile.
+    pub fn working(&self) -> Working {
+        Working::begin(self.paused.as_ref())
+    }
+
+    /// Whether somebody works; always false for the machine's clock.
+    pub fn is_working(&self) -> bool {
+        self.paused
+            .as_ref()
+            .is_some_and(|paused| paused.is_working())
+    }
+
+    /// A number that changes whenever somebody begins or ends to wait or to work by a paused clock.
+    pub fn changes(&self) -> u64 {
+        self.paused.as_ref().map_or(0, |paused| paused.changes())
+    }
+
+    /// Turns a paused clock to the next moment that somebody waits for; false where nobody waits.
+    pub fn turn(&self) -> bool {
+        self.paused.as_ref().is_some_and(|paused| paused.turn())
     }
 }
 

@@ -4,7 +4,7 @@
 //! within limits. It never tries again: that is the engine's.
 
 mod answer;
-mod failure;
+pub(crate) mod failure;
 mod keys;
 mod parts;
 mod request;

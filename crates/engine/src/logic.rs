@@ -25,7 +25,7 @@ use threads::{Ending, Threads};
 use crate::worker::{Launch, Pool, Request, Running, StageHost};
 
 /// The keys that say "this is a function".
-const LANGUAGES: [&str; 5] = ["python", "rust", "program", "sql", "transform"];
+pub(crate) const LANGUAGES: [&str; 5] = ["python", "rust", "program", "sql", "transform"];
 
 /// How long a worker may take to load the user's file.
 const START_WITHIN: Duration = Duration::from_secs(60);
@@ -253,7 +253,7 @@ impl FunctionPlan {
             self.processes,
             START_WITHIN,
             Arc::new(StageHost::new(resources)),
-            (resources.clock.clone(), resources.tasks.clone()),
+            (resources.clock.outside(), resources.tasks.clone()),
         )
         .await?;
         Ok(Python {

@@ -42,6 +42,14 @@ impl ReplicaClock {
         }
     }
 
+    /// What time is charged to now.
+    pub fn activity(&self) -> Activity {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .now
+    }
+
     /// The times until now, the running one included.
     pub fn read(&self) -> Clocks {
         let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -329,6 +337,16 @@ impl FlowMeter {
     pub fn pipeline(&self, index: usize) -> (Arc<PipelineMeter>, Vec<Arc<StageMeter>>) {
         let meters = &self.pipelines[index];
         (Arc::clone(&meters.pipeline), meters.stages.clone())
+    }
+
+    /// Whether any stage works now.
+    pub(crate) fn is_working(&self) -> bool {
+        let stages = self.pipelines.iter().flat_map(|meters| &meters.stages);
+        let mut replicas = stages.flat_map(|stage| &stage.replicas);
+        replicas.any(|replica| match replica.activity() {
+            Activity::Compute | Activity::External | Activity::Overhead => true,
+            Activity::Blocked | Activity::Starved | Activity::Throttled => false,
+        })
     }
 
     /// A number that changes whenever a call begins, fails or hands something on.

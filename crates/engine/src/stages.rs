@@ -4,7 +4,7 @@ mod configuration;
 mod core_logic;
 mod http;
 mod load;
-mod send;
+pub(crate) mod send;
 mod store;
 
 use crate::catalogue::StageEntry;

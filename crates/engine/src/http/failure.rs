@@ -21,7 +21,7 @@ const SHOWN: usize = 200;
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The error of an answer that is no success.
-pub(super) fn refused(
+pub(crate) fn refused(
     status: StatusCode,
     headers: &HeaderMap,
     place: &str,

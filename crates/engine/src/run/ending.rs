@@ -69,6 +69,13 @@ impl std::fmt::Debug for Figures {
 }
 
 impl Figures {
+    /// Whether a stage works at this moment: it does not rest, wait for a peer that is away, or stand behind a
+    /// full queue.
+    pub fn is_working(&self) -> bool {
+        let shared = self.0.upgrade();
+        shared.is_some_and(|shared| shared.meters.is_working())
+    }
+
     /// The figures now; none after the end.
     pub fn snapshot(&self) -> Option<RunReport> {
         self.0.upgrade().map(|shared| shared.report())

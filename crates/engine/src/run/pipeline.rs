@@ -119,6 +119,7 @@ async fn session(
         Err(error) => End::Failed(error),
     };
     stop.cancel();
+    let _working = pipeline.shared.clock.working();
     tokio::select! {
         () = resources.tasks.finished() => {}
         () = pipeline.shared.clock.sleep(COMPONENT_GRACE) => {}
@@ -167,10 +168,12 @@ async fn patiently<T>(
 ) -> Result<Option<T>> {
     let shared = &pipeline.shared;
     for failure in 1_u32.. {
+        let working = shared.clock.working();
         let opened = tokio::select! {
             () = pipeline.stopping.intake_over() => return Ok(None),
             opened = open() => opened,
         };
+        drop(working);
         let error = match opened {
             Ok(opened) => return Ok(Some(opened)),
             Err(error) => error.map_text(|text| shared.scrubber.scrub(text)),

@@ -80,7 +80,10 @@ impl Shared {
     ) -> Result<T> {
         let mut failure: u32 = 0;
         loop {
-            let error = match call().await {
+            let working = self.clock.working();
+            let called = call().await;
+            drop(working);
+            let error = match called {
                 Err(error) if error.kind() == ErrorKind::Remote => error,
                 result => return result,
             };

@@ -58,12 +58,7 @@ fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
         Work::PeerSink,
         move |resources: Resources| {
             let (open, field) = (open.clone(), field.clone());
-            async move {
-                Ok(Send {
-                    sender: (open.0)(resources).await?,
-                    field,
-                })
-            }
+            async move { Ok(Send::by((open.0)(resources).await?, field)) }
         },
     ))
 }
@@ -101,9 +96,16 @@ fn read_keys(options: &Node, cx: &mut CheckCx<'_>) -> Option<SendKeys> {
 }
 
 /// Sends by a component.
-struct Send {
+pub(crate) struct Send {
     sender: Box<dyn AnySender>,
     field: Option<Arc<str>>,
+}
+
+impl Send {
+    /// Sends each record, or one field of it, by this sender.
+    pub(crate) fn by(sender: Box<dyn AnySender>, field: Option<Arc<str>>) -> Self {
+        Self { sender, field }
+    }
 }
 
 impl Stage for Send {
