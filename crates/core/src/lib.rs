@@ -17,11 +17,12 @@
 //! | profile | measured figures of each stage of a running flow |
 
 pub mod charge;
+pub mod condition;
 pub mod config;
 pub mod config_reader;
 pub mod delivery;
 pub mod error;
-
+pub mod field_path;
 pub mod fields;
 pub mod fill;
 pub mod frame;

@@ -1,5 +1,8 @@
 //! What a storage promises.
 
+use std::collections::VecDeque;
+
+use crate::condition::Conditions;
 use crate::error::Result;
 use crate::record::{Map, Value};
 
@@ -54,6 +57,40 @@ impl CommitReceipt {
 pub struct Query {
     /// At most this many rows, the newest of them; all when `None`.
     pub limit: Option<usize>,
+    /// Only rows for which these hold; `limit` counts those.
+    pub conditions: Conditions,
+}
+
+impl Query {
+    /// The newest rows, so many at most.
+    pub fn newest(limit: usize) -> Self {
+        Self {
+            limit: Some(limit),
+            ..Self::default()
+        }
+    }
+
+    /// Adds the next row, oldest first, when it is asked for, and forgets one that is older than the newest asked for.
+    pub fn keep(&self, rows: &mut VecDeque<Value>, row: Value) {
+        if !self.conditions.hold(&row) {
+            return;
+        }
+        rows.push_back(row);
+        if self.limit.is_some_and(|limit| rows.len() > limit) {
+            rows.pop_front();
+        }
+    }
+
+    /// The one object of `mapping: update`, when it is asked for.
+    pub fn of_object(&self, object: Option<Map>) -> Loaded {
+        match object.map(Value::Object) {
+            Some(object) if self.conditions.hold(&object) => match object {
+                Value::Object(object) => Loaded::Object(object),
+                other => Loaded::Rows(vec![other]),
+            },
+            _ => Loaded::Nothing,
+        }
+    }
 }
 
 /// What a storage holds, in the shape that its mapping gives to user code.

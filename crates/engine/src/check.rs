@@ -22,7 +22,7 @@ use crate::sources::SOURCES;
 use crate::stages::STAGES;
 
 /// Words of the interface that have no component yet.
-const LATER_STAGES: [&str; 5] = ["link", "filter", "set", "rename", "drop"];
+const LATER_STAGES: [&str; 1] = ["link"];
 const LATER_SOURCES: [&str; 2] = ["webhook", "link"];
 
 /// What checking gives: a plan when no problem is an error.

@@ -158,9 +158,7 @@ fn has_python() -> bool {
 /// What logic.py does, for machines without Python.
 fn calculate(call: &Call) -> CoreResult<Value> {
     let rows = |storage: &str| -> CoreResult<Vec<Value>> {
-        let query = Query {
-            limit: Some(NEWEST),
-        };
+        let query = Query::newest(NEWEST);
         match call
             .storages
             .named(storage)?

@@ -137,17 +137,17 @@ impl RecordFile {
     pub(crate) fn load(&mut self, query: &Query) -> Result<Loaded> {
         self.file.check_unchanged()?;
         if self.mapping == Mapping::Update {
-            return Ok(self.object.clone().map_or(Loaded::Nothing, Loaded::Object));
+            return Ok(query.of_object(self.object.clone()));
         }
         if self.end.is_none() {
             return Ok(Loaded::Nothing);
         }
-        let rows = match self.read_rows(query.limit) {
+        let rows = match self.read_rows(query) {
             Err(BadLine(_)) if *self.layout == ARRAY => {
                 // Edited by hand in its middle, perhaps: still an array, though not ours.
                 tail::adopt_array(&mut self.file)?;
                 self.end = Some(self.file.length() - ARRAY.close.len() as u64);
-                self.read_rows(query.limit)
+                self.read_rows(query)
             }
             other => other,
         };
@@ -157,7 +157,9 @@ impl RecordFile {
     fn read_object(&self) -> Result<Option<Map>> {
         let mut rows = match self.end {
             None => return Ok(None),
-            Some(_) => self.read_rows(Some(2)).map_err(|BadLine(error)| error)?,
+            Some(_) => self
+                .read_rows(&Query::newest(2))
+                .map_err(|BadLine(error)| error)?,
         };
         match (rows.pop(), rows.pop()) {
             (Some(Value::Object(object)), None) => Ok(Some(object)),
@@ -169,10 +171,12 @@ impl RecordFile {
         }
     }
 
-    /// The newest records, oldest first. At most so many lines are kept in memory.
-    fn read_rows(&self, limit: Option<usize>) -> Result<Vec<Value>, BadLine> {
+    /// The newest records, oldest first. Not more than are asked for are kept in memory.
+    fn read_rows(&self, query: &Query) -> Result<Vec<Value>, BadLine> {
         let mut reader = self.file.reader(0).buffered();
-        let mut rows = Vec::new();
+        let mut rows = VecDeque::new();
+        // Without conditions lines that are too old need not be parsed.
+        let lines = query.limit.filter(|_| query.conditions.is_empty());
         let mut newest: VecDeque<(usize, Vec<u8>)> = VecDeque::new();
         let mut line = Vec::new();
         for number in 1.. {
@@ -185,8 +189,8 @@ impl RecordFile {
             let Some(record) = self.layout.record(&line) else {
                 continue;
             };
-            let Some(limit) = limit else {
-                rows.push(self.parse(number, record)?);
+            let Some(limit) = lines else {
+                query.keep(&mut rows, self.parse(number, record)?);
                 continue;
             };
             let mut oldest = match newest.len() >= limit {
@@ -200,9 +204,9 @@ impl RecordFile {
             }
         }
         for (number, record) in newest {
-            rows.push(self.parse(number, &record)?);
+            rows.push_back(self.parse(number, &record)?);
         }
-        Ok(rows)
+        Ok(rows.into())
     }
 
     fn parse(&self, number: usize, record: &[u8]) -> Result<Value, BadLine> {

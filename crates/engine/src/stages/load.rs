@@ -1,5 +1,6 @@
 //! `load`: reads what is stored.
 
+use wiredflow_core::condition::Conditions;
 use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::node::Node;
 use wiredflow_core::problem::possible;
@@ -20,8 +21,9 @@ config! {
         since: Option<String>,
         /// At most this many records, the newest ones.
         limit: Option<usize>,
-        /// Only records that match; not built yet.
-        r#where: Option<Node>,
+        /// Only records that match, in the words of the stage `filter`: `{field: temperature, above: 20}`. `limit` counts
+        /// those.
+        r#where: Conditions,
     }
 }
 
@@ -34,19 +36,15 @@ pub(crate) struct Load {
 
 impl StageKind for Load {
     const NAME: &'static str = "load";
-    const EXAMPLE: &'static str = "load: {storage: http_numbers, limit: 100}";
+    const EXAMPLE: &'static str =
+        "load: {storage: http_numbers, where: {field: temperature, above: 20}, limit: 100}";
     const WORK: Work = Work::Records;
     type Config = LoadConfig;
 
     fn check(config: &LoadConfig, node: &Node, cx: &mut CheckCx<'_>) {
         let span = |key: &str| node.entry(key).map_or(node.span, |entry| entry.span);
-        for (key, given) in [
-            ("since", config.since.is_some()),
-            ("where", config.r#where.is_some()),
-        ] {
-            if given {
-                cx.reading.error(span(key), not_built_yet(key));
-            }
+        if config.since.is_some() {
+            cx.reading.error(span("since"), not_built_yet("since"));
         }
         if !cx.storage_names.contains(&config.storage) {
             let what = if config.storage.contains('/') {
@@ -65,6 +63,7 @@ impl StageKind for Load {
             storage,
             query: Query {
                 limit: config.limit,
+                conditions: config.r#where,
             },
         })
     }

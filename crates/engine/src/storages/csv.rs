@@ -122,9 +122,9 @@ impl Storage for Csv {
     fn load(&mut self, query: &Query) -> Result<Loaded> {
         self.file.check_unchanged()?;
         if self.mapping == Mapping::Update {
-            return Ok(self.read_object()?.map_or(Loaded::Nothing, Loaded::Object));
+            return Ok(query.of_object(self.read_object()?));
         }
-        let (rows, any) = self.read_rows(query.limit)?;
+        let (rows, any) = self.read_rows(query)?;
         Ok(if any {
             Loaded::Rows(rows)
         } else {
@@ -200,7 +200,7 @@ impl Csv {
     }
 
     fn read_object(&self) -> Result<Option<Map>> {
-        let (mut rows, _) = self.read_rows(Some(2))?;
+        let (mut rows, _) = self.read_rows(&Query::newest(2))?;
         match (rows.pop(), rows.pop()) {
             (None, None) => Ok(None),
             (Some(Value::Object(object)), None) => Ok(Some(object)),
@@ -213,10 +213,9 @@ impl Csv {
     }
 
     /// The newest rows, oldest first, and whether there is any.
-    fn read_rows(&self, limit: Option<usize>) -> Result<(Vec<Value>, bool)> {
+    fn read_rows(&self, query: &Query) -> Result<(Vec<Value>, bool)> {
         let mut reader = ReaderBuilder::new().from_reader(self.file.reader(0).buffered());
-        let mut rows = Vec::new();
-        let mut newest = VecDeque::new();
+        let mut rows = VecDeque::new();
         let mut any = false;
         let mut row = StringRecord::new();
         while reader
@@ -224,19 +223,9 @@ impl Csv {
             .map_err(|error| self.unreadable(&error))?
         {
             any = true;
-            match limit {
-                None => rows.push(self.columns.object(&row)),
-                Some(0) => {}
-                Some(limit) => {
-                    if newest.len() >= limit {
-                        newest.pop_front();
-                    }
-                    newest.push_back(row.clone());
-                }
-            }
+            query.keep(&mut rows, self.columns.object(&row));
         }
-        rows.extend(newest.iter().map(|row| self.columns.object(row)));
-        Ok((rows, any))
+        Ok((rows.into(), any))
     }
 
     fn unreadable(&self, error: &::csv::Error) -> Error {

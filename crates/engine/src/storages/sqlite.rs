@@ -5,6 +5,7 @@
 //! columns `A` and `a` are one, and a null and a missing field are both NULL and loaded as null.
 
 mod columns;
+mod conditions;
 mod failure;
 mod opening;
 mod plan;
@@ -140,7 +141,7 @@ impl Storage for Sqlite {
 
     fn load(&mut self, query: &Query) -> Result<Loaded> {
         check_unchanged(&self.path, self.file)?;
-        let loaded = self.table.load(&self.connection, query.limit);
+        let loaded = self.table.load(&self.connection, query);
         loaded.map_err(|failure| failure.into_error(&self.path))
     }
 }

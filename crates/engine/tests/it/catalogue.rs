@@ -124,7 +124,9 @@ fn every_example_passes_the_check() {
 
 #[test]
 fn every_component_refuses_a_key_it_does_not_know() {
-    for (place, card) in cards() {
+    // A key `FIELD` stands for any.
+    let free = |card: &Card| (card.fields)().iter().any(|field| field.name == "FIELD");
+    for (place, card) in cards().into_iter().filter(|(_, card)| !free(card)) {
         let opening = format!("{}: {{", card.name);
         let Some(start) = card.example.find(&opening) else {
             panic!(
@@ -165,9 +167,6 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         stage("{store: {json: {}, required: false}}"),
         stage("{store: {mongo: {}}}"),
         stage("{store: json}, {load: {storage: p, since: last_run}}"),
-        stage("{store: json}, {load: {storage: p, where: {a: 1}}}"),
-        stage("{filter: x}"),
-        stage("{set: {a: 1}}"),
         stage("{link: x}"),
         stage("{core_logic: {program: [cat]}}"),
         stage("{core_logic: {sql: select 1}}"),

@@ -1,7 +1,7 @@
 //! Whole flows through the library: check, run, and what is left afterwards.
 
 mod attempts;
-mod bench;
+pub(crate) mod bench;
 mod ends;
 
 use std::time::Duration;

@@ -15,5 +15,6 @@ mod http;
 mod mqtt;
 mod small_disk;
 mod state;
+mod steps;
 mod storages;
 mod worker;

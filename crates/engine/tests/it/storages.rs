@@ -1,6 +1,7 @@
 //! The storages against real files, links, full disks and kills.
 
 mod calls;
+mod conditions;
 mod csv;
 mod damage;
 mod faults;
@@ -215,7 +216,7 @@ fn extend_keeps_all_rows_in_order_through_restarts() {
         }
         for limit in [0, 1, 7, expected.len(), expected.len() + 5] {
             let newest = &expected[expected.len().saturating_sub(limit)..];
-            let rows = storage.load(&Query { limit: Some(limit) }).unwrap();
+            let rows = storage.load(&Query::newest(limit)).unwrap();
             assert_eq!(rows.into_document(), all_loaded(kind, newest), "{kind}");
         }
     }
@@ -297,7 +298,7 @@ fn update_keeps_one_object_with_the_newest_of_each_field() {
         let expected = loaded(kind, &json!({"a": 2, "b": {"y": 2}, "c": "new"}));
         assert_eq!(load(storage.as_mut()), expected, "{kind}");
         drop(storage);
-        let all = place.open().load(&Query { limit: Some(1) }).unwrap();
+        let all = place.open().load(&Query::newest(1)).unwrap();
         assert!(matches!(all, Loaded::Object(_)), "{kind}: {all:?}");
         assert_eq!(all.into_document(), expected, "{kind}");
 

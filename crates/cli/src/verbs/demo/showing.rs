@@ -194,7 +194,7 @@ impl<'a> Showing<'a> {
 fn newest(plan: &Plan, name: &str) -> Vec<Value> {
     let load = |storage: &StoragePlan| {
         let mut storage = (storage.open.0)().ok()?;
-        storage.load(&Query { limit: Some(SHOWN) }).ok()
+        storage.load(&Query::newest(SHOWN)).ok()
     };
     let storage = plan.storages.iter().find(|storage| storage.name == name);
     match storage

@@ -1,10 +1,11 @@
 //! One table: its columns, the statements that fill them, and reading it.
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
-use wiredflow_core::storage::{Loaded, Mapping};
+use wiredflow_core::storage::{Loaded, Mapping, Query};
 use wiredflow_core::{Error, Map, Result, Value};
 
 use super::columns::{Column, Columns, ROW_ID, quote};
+use super::conditions::narrowed;
 use super::failure::Failure;
 use super::plan::{Plan, Shape, fields};
 use super::values::{Cell, JSON_TEXT, read};
@@ -185,12 +186,9 @@ impl Table {
         }
     }
 
-    /// Reads the newest rows, oldest first, as objects with all columns.
-    pub(super) fn load(
-        &self,
-        connection: &Connection,
-        limit: Option<usize>,
-    ) -> Result<Loaded, Failure> {
+    /// Reads the newest rows, oldest first, as objects with all columns. Not more than are asked for are kept in
+    /// memory.
+    pub(super) fn load(&self, connection: &Connection, query: &Query) -> Result<Loaded, Failure> {
         if !self.exists {
             return Ok(Loaded::Nothing);
         }
@@ -201,28 +199,37 @@ impl Table {
             .map(|column| quote(&column.name))
             .collect();
         let table = quote(&self.name);
+        let (filter, values) = narrowed(&query.conditions, &self.columns);
         let sql = format!(
-            "SELECT {} FROM {table} ORDER BY {ROW_ID} DESC LIMIT ?1",
+            "SELECT {} FROM {table} {filter} ORDER BY {ROW_ID} DESC",
             names.join(", ")
         );
-        let limit_given = limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
         let mut statement = connection.prepare_cached(&sql)?;
-        let mut found = statement.query([limit_given])?;
+        let mut found = statement.query(rusqlite::params_from_iter(values))?;
+        let most = query.limit.unwrap_or(usize::MAX);
         let mut rows = Vec::new();
-        while let Some(row) = found.next()? {
+        while rows.len() < most
+            && let Some(row) = found.next()?
+        {
             let mut object = Map::new();
             for (place, column) in self.columns.list.iter().enumerate() {
                 object.insert(column.name.clone(), read(row.get_ref(place)?, column.json));
             }
-            rows.push(object);
+            let row = Value::Object(object);
+            if query.conditions.hold(&row) {
+                rows.push(row);
+            }
         }
         if self.mapping == Mapping::Update {
-            return Ok(rows.pop().map_or(Loaded::Nothing, Loaded::Object));
+            return Ok(match rows.pop() {
+                Some(Value::Object(object)) => Loaded::Object(object),
+                _ => Loaded::Nothing,
+            });
         }
-        if rows.is_empty() && limit != Some(0) {
+        if rows.is_empty() && most > 0 && query.conditions.is_empty() {
             return Ok(Loaded::Nothing);
         }
         rows.reverse();
-        Ok(Loaded::Rows(rows.into_iter().map(Value::Object).collect()))
+        Ok(Loaded::Rows(rows))
     }
 }
