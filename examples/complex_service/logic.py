@@ -3,15 +3,13 @@
 
 def order_and_calculate(relevant_info=None, db_connectors=None, **params):
     """Sorts all numbers; adds the two sources for an uppercase letter, subtracts them for a lowercase one."""
-    polled = db_connectors["http_numbers"].load() or []
-    streamed = db_connectors["mqtt_numbers"].load() or []
+    polled = [row["Generated random number"] for row in db_connectors["http_numbers"].load() or []]
+    streamed = [int(row["Generated number"]) for row in db_connectors["mqtt_numbers"].load() or []]
     letters = db_connectors["http_letters"].load() or []
     if not letters:
         print("no letter yet")
         return None
 
-    polled = [row["Generated random number"] for row in polled]
-    streamed = [int(row["Generated number"]) for row in streamed]
     letter = letters[-1]["Generated random letter"]
 
     result = {"sorted list": sorted(polled + streamed)}

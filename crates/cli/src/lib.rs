@@ -10,7 +10,7 @@
 //!
 //! fn double(call: Call) -> Result<Value> {
 //!     let number = call.data["number"].as_i64().unwrap_or_default();
-//!     Ok(serde_json::json!({"doubled": number * 2}))
+//!     Ok(json!({"doubled": number * 2}))
 //! }
 //!
 //! fn main() -> ExitCode {
@@ -42,7 +42,7 @@ use std::process::ExitCode;
 
 pub use wiredflow_core::{Batch, ErrorKind, Map, Params, Record};
 pub use wiredflow_engine::builder::*;
-pub use wiredflow_engine::functions::{Call, Function, Functions};
+pub use wiredflow_engine::functions::{Call, Function, Functions, Give};
 
 /// Runs the command-line tool with a flow linked in, and gives the exit code for the program's own `main`.
 ///

@@ -30,10 +30,11 @@ use wiredflow_core::fill::Lookup;
 use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::problem::any_error;
 
+pub use serde_json::json;
 pub use wiredflow_core::{Error, Result, Value};
 
 use crate::check::{Checked, check_node};
-use crate::functions::{Call, Function, Functions};
+use crate::functions::{Call, Function, Functions, Give};
 
 /// A flow in the making, and when it is made: the same tree that a file gives, and the Rust functions
 /// that it calls.
@@ -228,7 +229,7 @@ impl Pipeline {
         self.logic("core_logic", function)
     }
 
-    /// Keeps records: [`json`], [`jsonl`], [`csv()`], [`sqlite`], [`python`], or the name of a shared storage.
+    /// Keeps records: [`json()`], [`jsonl`], [`csv()`], [`sqlite`], [`python`], or the name of a shared storage.
     #[must_use]
     pub fn store(self, storage: impl Into<Component>) -> Self {
         let storage = storage.into();
@@ -332,11 +333,18 @@ impl Component {
         self
     }
 
-    /// What is done to each record before it is saved: `"add_datetime"`.
+    /// What is done to each record before it is saved: `"add_datetime"`, or [`python`] or [`rust`]. Each call
+    /// adds a step.
     #[must_use]
-    pub fn preprocess(self, step: &str) -> Self {
-        let steps = Node::new(NodeKind::List(vec![Node::text(step)]));
-        self.beside("preprocess", steps)
+    pub fn preprocess(mut self, step: impl Into<Self>) -> Self {
+        let step = step.into().with_options();
+        for (key, value) in &mut self.beside {
+            if let ("preprocess", NodeKind::List(steps)) = (key.as_str(), &mut value.kind) {
+                steps.push(step);
+                return self;
+            }
+        }
+        self.beside("preprocess", Node::new(NodeKind::List(vec![step])))
     }
 
     /// How rows join those that are stored: `extend`, `update`, `overwrite`.
@@ -457,6 +465,17 @@ impl<F: Fn(Call) -> Result<Value> + Send + Sync + 'static> IntoLogic<Closure> fo
     }
 }
 
+/// Marks closures that hand out their output one by one.
+#[derive(Debug)]
+pub struct Generator;
+
+/// What gives a document for each time it calls `give`, as a Python function that yields.
+impl<F: Fn(Call, Give<'_>) -> Result<()> + Send + Sync + 'static> IntoLogic<Generator> for F {
+    fn into_logic(self, name: &str) -> (Component, Option<Function>) {
+        (rust(name), Some(Arc::new(self)))
+    }
+}
+
 impl IntoLogic<Component> for Component {
     fn into_logic(self, _: &str) -> (Component, Option<Function>) {
         (self, None)
@@ -519,6 +538,25 @@ pipelines:
     fn a_closure_is_linked_in_under_the_pipelines_name() {
         let flow = Flow::new("x").pipeline("p", |p| p.once().core_logic(|_: Call| Ok(value!(1))));
         assert!(flow.functions().find("p_1").is_some());
+    }
+
+    #[test]
+    fn a_closure_with_two_arguments_gives_one_by_one() {
+        fn twice(call: Call, give: Give<'_>) -> Result<()> {
+            give(call.data.clone())?;
+            give(call.data)
+        }
+        let flow = Flow::new("x").pipeline("p", |p| p.once().core_logic(twice).send_with(twice));
+        assert_eq!(flow.functions().names().collect::<Vec<_>>(), ["p_1", "p_2"]);
+    }
+
+    #[test]
+    fn each_preprocess_adds_a_step() {
+        let storage = json("data")
+            .preprocess("add_datetime")
+            .preprocess(rust("tidy").params(value!({"limit": 1})));
+        let expected = value!({"json": {"folder": "data"}, "preprocess": ["add_datetime", {"rust": "tidy", "params": {"limit": 1}}]});
+        assert_eq!(storage.with_options().to_value(), expected);
     }
 
     #[test]

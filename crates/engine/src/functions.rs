@@ -12,7 +12,7 @@ use wiredflow_core::{Params, Result, Value};
 pub struct Call {
     /// The batch as one document: null for none, the value for one record, an array for many.
     pub data: Value,
-    /// The stage's own params, and over them those of the last configuration stage.
+    /// The stage's own params; for core logic and configuration over them those of the last configuration stage.
     pub params: Params,
     /// The pipeline's name.
     pub pipeline: Arc<str>,
@@ -21,6 +21,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The param of that name; null when there is none.
+    pub fn param(&self, name: &str) -> &Value {
+        self.params.get(name).unwrap_or(&Value::Null)
+    }
+
     /// The rows of a storage, oldest first; the one object of `mapping: update` is a row; none where nothing is stored.
     ///
     /// # Errors
@@ -40,11 +45,12 @@ impl Call {
     }
 }
 
-/// A Rust function: gets a call, and hands out documents one by one (null: nothing, array: many
-/// records, else one). An error from `give` means that the flow ends: pass it on. It runs on a thread
-/// that may block.
-pub type Function =
-    Arc<dyn Fn(Call, &mut dyn FnMut(Value) -> Result<()>) -> Result<()> + Send + Sync>;
+/// Hands out a document: null for nothing, an array for many records, else one. Its error means that the
+/// flow ends: pass it on.
+pub type Give<'a> = &'a mut dyn FnMut(Value) -> Result<()>;
+
+/// A Rust function: gets a call, and hands out documents one by one. It runs on a thread that may block.
+pub type Function = Arc<dyn Fn(Call, Give<'_>) -> Result<()> + Send + Sync>;
 
 /// Rust functions by name. A cheap clone.
 #[derive(Clone, Default)]

@@ -220,6 +220,7 @@ impl FunctionPlan {
         };
         Ok(Logic {
             body,
+            role: self.role,
             params: self.params.clone(),
             storages: resources.storages.clone(),
         })
@@ -267,6 +268,7 @@ impl FunctionPlan {
 #[derive(Debug)]
 pub(crate) struct Logic {
     body: Body,
+    role: Role,
     params: Map,
     storages: StorageHandles,
 }
@@ -347,8 +349,13 @@ impl Logic {
         Ok(first.unwrap_or_default())
     }
 
+    /// The stage's own params, and over them a configuration's: those say what is to be made, and so are not for
+    /// functions that store, send or prepare what was made.
     fn params_with(&self, from_configuration: &Params) -> Map {
         let mut params = self.params.clone();
+        if matches!(self.role, Role::Store | Role::Send | Role::Preprocess) {
+            return params;
+        }
         for (name, value) in from_configuration.iter() {
             params.insert(name.clone(), value.clone());
         }

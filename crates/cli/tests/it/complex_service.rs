@@ -33,18 +33,6 @@ fn example(file: &str) -> PathBuf {
         .join(file)
 }
 
-/// The program of the example, beside the tool in the target folder.
-fn rust_program() -> PathBuf {
-    let tool = Path::new(env!("CARGO_BIN_EXE_wiredflow"));
-    let program = tool.with_file_name("examples").join("complex_service");
-    assert!(
-        program.exists(),
-        "{} is built with the tests",
-        program.display()
-    );
-    program
-}
-
 fn check(binary: impl AsRef<Path>, args: &[&str], expected: &Expected) {
     let broker = Mosquitto::start();
     broker
@@ -62,7 +50,8 @@ fn check(binary: impl AsRef<Path>, args: &[&str], expected: &Expected) {
     let test = FlowTest::new(binary)
         .env("NUMBERS_URL", &numbers.url("/"))
         .env("LETTERS_URL", &letters.url("/"))
-        .env("BROKER", &broker.address());
+        .env("BROKER", &broker.address())
+        .env("EXAMPLE", "complex_service");
     for file in ["flow.yaml", "logic.py"] {
         test.file(file, &std::fs::read_to_string(example(file)).unwrap());
     }
@@ -120,5 +109,5 @@ fn the_complex_service_subtracts_for_a_lowercase_letter() {
 
 #[test]
 fn the_complex_service_as_a_rust_program_does_the_same() {
-    check(rust_program(), &["run", "--json"], &UPPER);
+    check(crate::examples::rust_program(), &["run", "--json"], &UPPER);
 }

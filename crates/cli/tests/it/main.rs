@@ -13,6 +13,7 @@ mod check;
 mod complex_service;
 mod dead_letters;
 mod graph;
+mod examples;
 mod peers;
 mod run;
 mod stages;

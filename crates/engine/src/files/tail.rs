@@ -74,8 +74,8 @@ fn adopt(file: &mut DataFile, layout: &Layout, mapping: Mapping) -> Result<Adopt
         ))));
     }
     let start = start(file)?;
-    // Upstream's `update` may have left the bare object.
-    let object = mapping == Mapping::Update && is_object(file.reader(start).buffered());
+    // Upstream's `update` and `overwrite` leave the bare object of a single record.
+    let object = mapping != Mapping::Extend && is_object(file.reader(start).buffered());
     if let Err(error) = validate_array(file.reader(start).buffered())
         && !object
     {

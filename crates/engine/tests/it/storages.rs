@@ -8,6 +8,7 @@ mod faults;
 mod files;
 mod keys;
 mod sqlite;
+mod upstream;
 
 use std::path::{Path, PathBuf};
 

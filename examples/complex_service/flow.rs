@@ -1,23 +1,14 @@
 //! The complex service, built in Rust, with its logic in Rust too.
-//!
-//! `cargo run --example complex_service -- run` (with `wiredflow mock` in another terminal).
-
-#![expect(
-    clippy::needless_pass_by_value,
-    reason = "a function owns the call that it gets"
-)]
 
 use std::io::Write as _;
-use std::process::ExitCode;
 
-use serde_json::json as value;
 use wiredflow::{Call, Error, Flow, Result, Value, http, http_put, json, mqtt, sqlite};
 
-fn main() -> ExitCode {
+pub fn flow() -> Flow {
     let numbers = setting("NUMBERS_URL", "http://localhost:8027");
     let letters = setting("LETTERS_URL", "http://localhost:8026");
     let broker = setting("BROKER", "localhost:1883");
-    let flow = Flow::new("complex_service")
+    Flow::new("complex_service")
         .pipeline("http_numbers", |pipeline| {
             pipeline
                 .every("10s")
@@ -43,8 +34,7 @@ fn main() -> ExitCode {
                 .send(mqtt(&broker, "demo/lowercase").field("lowercase"))
                 .send(http_put(&numbers).field("calculated value"))
                 .send_with(write_report)
-        });
-    wiredflow::main(flow)
+        })
 }
 
 fn setting(name: &str, default: &str) -> String {
@@ -72,7 +62,7 @@ fn order_and_calculate(call: Call) -> Result<Value> {
     let mut sorted: Vec<i64> = polled.into_iter().chain(streamed).collect();
     sorted.sort_unstable();
     let field = if upper { "uppercase" } else { "lowercase" };
-    Ok(value!({
+    Ok(json!({
         "sorted list": sorted,
         "calculated value": calculated,
         field: format!("Calculated value is {calculated}"),
