@@ -109,8 +109,12 @@ fn sentence(report: &RunReport, paint: Paint) -> String {
         None => (Ink::Red, "; it failed".to_owned()),
         Some(error) => (Ink::Red, format!("; it failed: {error}")),
     };
+    let skipped = match sum(|one| one.records_skipped) {
+        0 => String::new(),
+        skipped => format!(", {skipped} skipped"),
+    };
     let said = format!(
-        "{}; {records_in} records in, {records_out} out{end}",
+        "{}; {records_in} records in, {records_out} out{skipped}{end}",
         parts.join(", ")
     );
     let (ran, said) = (printable(&ran), printable(&said));

@@ -143,6 +143,28 @@ impl Batch {
         Arc::unwrap_or_clone(self.records)
     }
 
+    /// The place of the first record of the last delivery: behind it lie no records of another one. 0 where
+    /// all belong to one delivery or to all of them, and in a batch that the user has grouped.
+    pub fn last_delivery(&self) -> usize {
+        let of_last = |last: &Record| {
+            let mut others = self.records.iter();
+            others.rposition(|record| record.origin != last.origin)
+        };
+        match self.records.last().filter(|_| !self.list).map(of_last) {
+            Some(Some(other)) => other + 1,
+            Some(None) | None => 0,
+        }
+    }
+
+    /// A batch of the records from a place on.
+    #[must_use]
+    pub fn from_place(&self, place: usize) -> Self {
+        match place {
+            0 => self.clone(),
+            _ => Self::new(self.records[place.min(self.len())..].to_vec()).as_list(self.list),
+        }
+    }
+
     /// The values, one after the other.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Value> {
         self.records.iter().map(Record::value)

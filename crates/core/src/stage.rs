@@ -99,6 +99,12 @@ pub trait Outlet: Send {
 
     /// Hands on the input itself, with the receipt of the sink that has it now.
     fn pass(&mut self, receipt: Option<CommitReceipt>);
+
+    /// Is told that so many records of the input had nothing for this stage, and why: they are counted,
+    /// and the first of them is logged. Told once for a call, when it has ended well.
+    fn pass_over(&mut self, records: usize, why: &str) {
+        let _ = (records, why);
+    }
 }
 
 /// How a stage hands on its results.
@@ -126,6 +132,13 @@ impl<'a> Emitter<'a> {
     /// Hands on the input as it is, once the call has ended well. A sink gives its receipt.
     pub fn pass(&mut self, receipt: Option<CommitReceipt>) {
         self.outlet.pass(receipt);
+    }
+
+    /// Says that so many records of the input had nothing for this stage, and why.
+    pub fn pass_over(&mut self, records: usize, why: &str) {
+        if records > 0 {
+            self.outlet.pass_over(records, why);
+        }
     }
 }
 

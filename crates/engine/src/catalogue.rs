@@ -20,6 +20,7 @@ use wiredflow_core::storage::Storage;
 use crate::functions::Functions;
 use crate::resources::Resources;
 use crate::senders::{AnySender, Sender};
+pub use crate::storages::OpenStorage;
 use crate::storages::StoragePlace;
 
 /// What checking may look at. Nothing is opened, connected or started.
@@ -114,6 +115,9 @@ pub trait StorageKind: Storage + Sized + 'static {
 
     /// See [`StageKind::check`].
     fn check(_config: &Self::Config, _place: &StoragePlace, _node: &Node, _cx: &mut CheckCx<'_>) {}
+
+    /// The file or table that it writes, in words: two storages with the same answer would write the same.
+    fn writes(config: &Self::Config, place: &StoragePlace) -> String;
 
     /// Opens files or databases, and brings them back to their last commit. Runs on the owner's writer
     /// thread and may block; called again after a `Remote` error.
@@ -268,10 +272,6 @@ opener! {
     /// Opens a checked sender.
     OpenSender(Opener<Box<dyn AnySender>>)
 }
-opener! {
-    /// Opens a checked storage.
-    OpenStorage(StorageOpener)
-}
 
 fn read<C: Config>(node: &Node, cx: &mut CheckCx<'_>) -> Option<C> {
     C::from_node(node, cx.reading)
@@ -365,10 +365,15 @@ impl StorageEntry {
         ) -> Option<OpenStorage> {
             let config: K::Config = read(node, cx)?;
             K::check(&config, &place, node, cx);
-            Some(OpenStorage(Arc::new(move || {
+            let writes = K::writes(&config, &place);
+            Some(OpenStorage::new(writes, move |left| {
+                let place = StoragePlace {
+                    left,
+                    ..place.clone()
+                };
                 let storage = K::open(config.clone(), &place)?;
                 Ok(Box::new(storage) as Box<dyn Storage>)
-            })))
+            }))
         }
         Self {
             card: card::<K::Config>(K::NAME, K::EXAMPLE),

@@ -152,7 +152,7 @@ impl Checker<'_> {
     }
 
     fn storages(&mut self, named: &[storages::Named], names: &[String]) -> Vec<StoragePlan> {
-        let mut plans = Vec::new();
+        let mut opened = Vec::new();
         for storage in named {
             let mut cx = CheckCx {
                 reading: self.reading,
@@ -163,12 +163,14 @@ impl Checker<'_> {
                 storage_names: names,
             };
             let open = within(&storage.path, &mut cx, |cx| storages::prepare(storage, cx));
-            plans.extend(open.map(|open| StoragePlan {
-                name: storage.config.name.clone(),
-                open,
-            }));
+            opened.extend(open.map(|open| (storage, open)));
         }
-        plans
+        storages::check_owners(&opened, self.reading);
+        let plan = |(storage, open): (&storages::Named, _)| StoragePlan {
+            name: storage.config.name.clone(),
+            open,
+        };
+        opened.into_iter().map(plan).collect()
     }
 
     fn pipeline(&mut self, config: &PipelineConfig, names: &[String]) -> Option<PipelinePlan> {

@@ -19,12 +19,13 @@ use wiredflow_core::{Error, Result};
 
 use crate::catalogue::CheckCx;
 use crate::storages::StoragePlace;
-use disk::{cannot_open, create_folders, failed, sync_folder};
+use disk::{cannot_open, create_folders, failed, prepare_folder, sync_folder};
 
 /// Buffers of whole-file work.
 const CHUNK: usize = 1 << 17;
 
-/// One file that one storage writes. It need not exist: the first write makes it, and its folders.
+/// One file that one storage writes. It need not exist: the first write makes it. Its folders are made when
+/// it is opened.
 ///
 /// Its length is what was committed. When another program has changed, replaced or removed the file in
 /// the meantime, reading and writing it are `Remote` errors: opened again, it is taken as it is then.
@@ -63,7 +64,10 @@ impl DataFile {
                 sync_folder(&path).map_err(|error| failed(&path, "open", &error))?;
                 Some(open)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                prepare_folder(&path)?;
+                None
+            }
             Err(error) => return Err(cannot_open(&path, &error)),
         };
         Ok(Self { path, open })

@@ -90,6 +90,8 @@ pub struct StageMeter {
     pub errors: AtomicU64,
     /// Attempts after the first.
     pub retries: AtomicU64,
+    /// Records that had nothing for the stage.
+    records_skipped: AtomicU64,
     /// Batches that wait before the stage.
     pub queued: AtomicUsize,
     service: Mutex<Option<Box<Histogram<u64>>>>,
@@ -117,8 +119,24 @@ impl StageMeter {
             records_out: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            records_skipped: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
             service: Mutex::new(None),
+        }
+    }
+
+    /// Counts records that had nothing for the stage; says why of the first.
+    pub fn passed_over(&self, records: usize, why: &str) {
+        if self
+            .records_skipped
+            .fetch_add(records as u64, Ordering::Relaxed)
+            == 0
+        {
+            tracing::warn!(
+                pipeline = %self.pipeline,
+                stage = %self.stage,
+                "{why}: it is passed over, and so are others like it, which are counted as skipped",
+            );
         }
     }
 
@@ -219,7 +237,7 @@ impl PipelineMeter {
             .unwrap_or_else(PoisonError::into_inner) = Some(message.to_owned());
     }
 
-    fn report(&self) -> PipelineReport {
+    fn report(&self, stages: &[Arc<StageMeter>]) -> PipelineReport {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PipelineReport {
             deliveries: Deliveries {
@@ -231,6 +249,10 @@ impl PipelineMeter {
             },
             records_in: count(&self.records_in),
             records_out: count(&self.records_out),
+            records_skipped: stages
+                .iter()
+                .map(|stage| count(&stage.records_skipped))
+                .sum(),
             restarts: count(&self.restarts),
             ticks_skipped: count(&self.ticks_skipped),
             last_error: self
@@ -269,6 +291,8 @@ pub struct PipelineReport {
     pub records_in: u64,
     /// Records that went out.
     pub records_out: u64,
+    /// Records that had nothing for a stage: without the field that is to be sent.
+    pub records_skipped: u64,
     /// How often it was opened again.
     pub restarts: u64,
     /// Ticks that came while the last delivery still ran.
@@ -368,7 +392,10 @@ impl FlowMeter {
             seconds: (self.clock.monotonic() - self.started).as_secs_f64(),
             error,
             pipelines: pipelines
-                .map(|meters| (meters.name.to_string(), meters.pipeline.report()))
+                .map(|meters| {
+                    let report = meters.pipeline.report(&meters.stages);
+                    (meters.name.to_string(), report)
+                })
                 .collect(),
             stages: stages.map(|stage| stage.profile()).collect(),
         }

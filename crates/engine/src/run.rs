@@ -20,7 +20,7 @@ mod stopping;
 mod trigger;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::http::HttpClients;
 use crate::observe::FlowMeter;
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
 use crate::state::{Past, State};
-use crate::storages::{Entrusted, StorageHandles, Writers};
+use crate::storages::{Entrusted, Left, StorageHandles, Writers};
 use crate::tasks::Tasks;
 
 use first_round::FirstRound;
@@ -73,8 +73,8 @@ impl Default for RunOptions {
     }
 }
 
-/// A running flow. Dropping it drops all work in flight, unacknowledged; [`Running::finished`] ends it in
-/// good order.
+/// A running flow. Dropping it drops all work in flight, unacknowledged, and lets go of its files, processes and
+/// folder; [`Running::finished`] ends it in good order.
 pub struct Running {
     shared: Arc<Shared>,
     supervisors: Tasks,
@@ -83,14 +83,16 @@ pub struct Running {
     stopper: Stopper,
     /// How long a run that ends by itself may stand still.
     patience: Duration,
-    _tasks: AbortOnDrop,
+    _end: EndOnDrop,
 }
 
-struct AbortOnDrop(Tasks);
+/// Ends everything at once, as a kill of the process would.
+struct EndOnDrop(Arc<Shared>);
 
-impl Drop for AbortOnDrop {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.dropped.store(true, Ordering::Relaxed);
+        self.0.tasks.abort();
     }
 }
 
@@ -111,9 +113,13 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
     let clock = options.clock.clone();
     let (state, opening) = State::open(&state_folder, &plan.name, clock.now())?;
     tell_opening(&opening);
+    let left = match (&opening.crash, opening.past) {
+        (None, Past::None | Past::Found) => Left::InOrder,
+        (Some(_), _) | (_, Past::Lost(_)) => Left::Unknown,
+    };
     let storages = plan.storages.iter().map(|storage: &StoragePlan| Entrusted {
         name: &storage.name,
-        opener: Arc::clone(&storage.open.0),
+        opener: storage.open.opener(left),
     });
     let (writers, handles) = Writers::start(storages)?;
     let stages = |pipeline: &PipelinePlan| {
@@ -173,13 +179,13 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         });
     }
     Ok(Running {
+        _end: EndOnDrop(Arc::clone(&shared)),
         shared,
         supervisors,
         state,
         writers,
         stopper: Stopper::new(stopping),
         patience: options.limit.unwrap_or_default().max(ending::STANDSTILL),
-        _tasks: AbortOnDrop(tasks),
     })
 }
 

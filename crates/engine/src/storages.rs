@@ -6,12 +6,15 @@ mod jsonl;
 mod owner;
 mod sqlite;
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use wiredflow_core::storage::Mapping;
+use wiredflow_core::Result;
+use wiredflow_core::storage::{Mapping, Storage};
 
-use crate::catalogue::StorageEntry;
+use crate::catalogue::{StorageEntry, StorageOpener};
 
 pub use owner::{Entrusted, StorageHandle, StorageHandles, Writers};
 
@@ -36,4 +39,71 @@ pub struct StoragePlace {
     pub mapping: Mapping,
     /// The field that tells rows apart.
     pub key: Option<String>,
+    /// How its files were left.
+    pub left: Left,
+}
+
+impl StoragePlace {
+    /// A path of the flow file, which starts at the flow's folder, without the steps that lead nowhere.
+    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let mut clean = PathBuf::new();
+        for part in self.folder.join(path).components() {
+            match part {
+                Component::CurDir => {}
+                part => clean.push(part),
+            }
+        }
+        clean
+    }
+}
+
+/// What is known of those who wrote a storage's files last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Left {
+    /// They have ended in order: what does not look like our own writing is another's, and whole.
+    InOrder,
+    /// Nothing: a crash may have torn the end.
+    #[default]
+    Unknown,
+}
+
+/// Opens a checked storage.
+#[derive(Clone)]
+pub struct OpenStorage {
+    open: Arc<dyn Fn(Left) -> Result<Box<dyn Storage>> + Send + Sync>,
+    writes: Arc<str>,
+}
+
+impl OpenStorage {
+    /// A storage that `open` opens, and the words for what it writes.
+    pub fn new(
+        writes: String,
+        open: impl Fn(Left) -> Result<Box<dyn Storage>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            open: Arc::new(open),
+            writes: writes.into(),
+        }
+    }
+
+    /// The file or table that it writes, in words.
+    pub fn writes(&self) -> &str {
+        &self.writes
+    }
+
+    /// Opens it, on its writer thread: the first time as its files were left, and after that, which is
+    /// after an error, without knowing how they are.
+    pub fn opener(&self, left: Left) -> StorageOpener {
+        let (open, first) = (Arc::clone(&self.open), AtomicBool::new(true));
+        Arc::new(move || {
+            let is_first = first.swap(false, Ordering::Relaxed);
+            open(if is_first { left } else { Left::Unknown })
+        })
+    }
+}
+
+impl fmt::Debug for OpenStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenStorage({})", self.writes)
+    }
 }

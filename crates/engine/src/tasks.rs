@@ -55,9 +55,11 @@ impl Tasks {
             .with_parents()
             .map(|owner| owner.0.tracker.token())
             .collect();
+        // Parents know their children only while these live, and must find those that have tasks.
+        let owner = self.clone();
         let task = async move {
             task.await;
-            drop(counted);
+            drop((counted, owner));
         };
         let mut held = self.held();
         if held.aborted {
@@ -148,6 +150,15 @@ mod tests {
         root.abort();
         root.finished().await;
         below.finished().await;
+    }
+
+    #[tokio::test]
+    async fn aborting_an_owner_ends_the_tasks_of_those_below_that_nobody_holds() {
+        let root = Tasks::default();
+        root.child().spawn("endless", pending());
+        root.child().child().spawn("endless", pending());
+        root.abort();
+        root.finished().await;
     }
 
     #[tokio::test]

@@ -6,10 +6,11 @@ use wiredflow_core::config::{FlowConfig, StorageConfig};
 use wiredflow_core::config_reader::read_storage;
 use wiredflow_core::fields::Reading;
 use wiredflow_core::node::Node;
+use wiredflow_core::problem::Problem;
 
 use crate::catalogue::{CheckCx, OpenStorage};
 use crate::logic;
-use crate::storages::{STORAGES, StoragePlace};
+use crate::storages::{Left, STORAGES, StoragePlace};
 
 use super::unknown;
 
@@ -51,14 +52,57 @@ pub(crate) fn all(flow: &FlowConfig, reading: &mut Reading) -> Vec<Named> {
                 .into_iter()
                 .for_each(|problem| reading.report(problem));
             let Some(config) = config else { continue };
-            named.push(Named {
+            let new = Named {
                 config,
                 pipeline: pipeline.name.clone(),
                 path,
-            });
+            };
+            match named.iter().find(|other| other.config.name == name) {
+                Some(other) => reading.report(same_name(&new, other)),
+                None => named.push(new),
+            }
         }
     }
     named
+}
+
+/// Two storages of one name could not be told apart: by `load`, by functions, and in their files.
+fn same_name(new: &Named, other: &Named) -> Problem {
+    let (name, pipeline) = (&new.config.name, &new.pipeline);
+    let whose = match other.pipeline.as_str() {
+        "" => "the shared storage under `storages`".to_owned(),
+        other => format!("the inline storage of pipeline `{other}`"),
+    };
+    let message = format!(
+        "the inline storage of pipeline `{pipeline}` is called `{name}`, and so is {whose}"
+    );
+    let help = match other.pipeline.as_str() {
+        "" => format!("write `store: {name}` to use the shared one, or give that another name"),
+        _ => "rename one of the pipelines, or declare the storage under `storages` with a name of its own"
+            .to_owned(),
+    };
+    Problem::error(new.config.kind_span, &new.path, message).with_help(help)
+}
+
+/// Reports storages that would write the same file or table: each has one owner.
+pub(crate) fn check_owners(opened: &[(&Named, OpenStorage)], reading: &mut Reading) {
+    for (index, (storage, open)) in opened.iter().enumerate() {
+        let same = |(_, other): &&(&Named, OpenStorage)| other.writes() == open.writes();
+        let Some((other, _)) = opened[..index].iter().find(same) else {
+            continue;
+        };
+        let message = format!(
+            "the storages `{}` and `{}` would both write {}",
+            other.config.name,
+            storage.config.name,
+            open.writes()
+        );
+        let problem = Problem::error(storage.config.kind_span, &storage.path, message);
+        reading.report(
+            problem
+                .with_help("declare it once under `storages` and name it in both `store` stages"),
+        );
+    }
 }
 
 /// The name of a pipeline's inline storage: the pipeline's, numbered from the second on.
@@ -105,6 +149,7 @@ pub(crate) fn prepare(storage: &Named, cx: &mut CheckCx<'_>) -> Option<OpenStora
         folder: cx.folder.to_owned(),
         mapping: config.options.mapping.into(),
         key: config.options.key.clone(),
+        left: Left::Unknown,
     };
     (entry.prepare)(&config.config, place, cx)
 }

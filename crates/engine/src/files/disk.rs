@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use rustix::fs::{Access, access};
 use wiredflow_core::Error;
 
 /// Refuses what cannot be opened: most of it is for the user to change.
@@ -24,6 +25,7 @@ pub(crate) fn cannot_open(path: &Path, error: &io::Error) -> Error {
         )),
         io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
+        | io::ErrorKind::ReadOnlyFilesystem
         | io::ErrorKind::InvalidFilename
         | io::ErrorKind::InvalidInput => Error::config(format!(
             "cannot open `{shown}`: {error}; set another folder"
@@ -42,6 +44,15 @@ pub(crate) fn failed(path: &Path, action: &str, error: &io::Error) -> Error {
         io::ErrorKind::InvalidData => Error::data(format!("`{path}`: {error}")),
         _ => Error::remote(format!("cannot {action} `{path}`: {error}")),
     }
+}
+
+/// Makes the folders of a file that is to be made, and looks whether it can be made there.
+pub(crate) fn prepare_folder(path: &Path) -> Result<(), Error> {
+    let prepared = create_folders(path).and_then(|()| {
+        let writable = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(access(folder_of(path), writable)?)
+    });
+    prepared.map_err(|error| cannot_open(path, &error))
 }
 
 /// Makes the folders of a file that is to be made, so that they outlive a power cut.
@@ -69,9 +80,12 @@ pub(crate) fn create_folders(path: &Path) -> io::Result<()> {
 
 /// Makes the name of a file as durable as its bytes.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
+    File::open(folder_of(path))?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
-    File::open(folder)?.sync_all()
+    }
 }

@@ -142,6 +142,9 @@ impl RecordFile {
         if self.end.is_none() {
             return Ok(Loaded::Nothing);
         }
+        if query.limit == Some(0) {
+            return Ok(Loaded::Rows(Vec::new()));
+        }
         let rows = match self.read_rows(query) {
             Err(BadLine(_)) if *self.layout == ARRAY => {
                 // Edited by hand in its middle, perhaps: still an array, though not ours.

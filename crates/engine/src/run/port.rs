@@ -198,4 +198,8 @@ impl Outlet for CallOutlet<'_> {
     fn pass(&mut self, receipt: Option<CommitReceipt>) {
         self.passed = Some(receipt);
     }
+
+    fn pass_over(&mut self, records: usize, why: &str) {
+        self.exit.meter.passed_over(records, why);
+    }
 }

@@ -140,6 +140,11 @@ impl StageRun {
     /// give, so it is not acknowledged, nor is what a failure has cut short.
     fn close(&self, part: Parcel) {
         if let (Closing::AtEnd(_), false) = (self.closing(), self.stopping().has_failed()) {
+            tracing::info!(
+                pipeline = %self.pipeline.name,
+                stage = %self.plan.name,
+                "the run ends: the generator is closed after its current batch, and its delivery counts as skipped",
+            );
             part.lineage
                 .explain(&"the run ended: the generator was closed".into());
             part.lineage.close(Outcome::Skipped);

@@ -1,5 +1,6 @@
 //! `load`: reads what is stored.
 
+use wiredflow_core::charge::Activity;
 use wiredflow_core::condition::Conditions;
 use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::node::Node;
@@ -70,8 +71,9 @@ impl StageKind for Load {
 }
 
 impl Stage for Load {
-    async fn run(&self, _: &Batch, out: &mut Emitter<'_>, _: &Cx) -> Result<()> {
-        let batch = match self.storage.load(self.query.clone()).await? {
+    async fn run(&self, _: &Batch, out: &mut Emitter<'_>, cx: &Cx) -> Result<()> {
+        let load = self.storage.load(self.query.clone());
+        let batch = match cx.spend(Activity::External, load).await? {
             Loaded::Nothing => Batch::default(),
             Loaded::Rows(rows) => Batch::of_values(rows),
             Loaded::Object(object) => Batch::of_document(Value::Object(object)),

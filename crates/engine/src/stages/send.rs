@@ -111,13 +111,20 @@ impl Send {
 impl Stage for Send {
     async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, cx: &Cx) -> Result<()> {
         let messages = messages(batch, self.field.as_deref())?;
-        if messages.is_empty() {
-            out.pass(nothing_to_send(batch, cx));
-            return Ok(());
-        }
-        let receipt = self.sender.send_boxed(&messages, cx).await?;
-        out.pass(Some(receipt));
+        let receipt = match messages.is_empty() {
+            true => nothing_to_send(batch, cx),
+            false => Some(self.sender.send_boxed(&messages, cx).await?),
+        };
+        say_passed_over(self.field.as_deref(), batch.len() - messages.len(), out);
+        out.pass(receipt);
         Ok(())
+    }
+}
+
+/// A misspelt `field` must not be a silence.
+fn say_passed_over(field: Option<&str>, records: usize, out: &mut Emitter<'_>) {
+    if let Some(field) = field {
+        out.pass_over(records, &format!("a record has no `{field}` to send"));
     }
 }
 
@@ -144,15 +151,16 @@ impl Stage for SendFunction {
                 Batch::new(chosen.collect()).as_list(batch.is_list())
             }
         };
-        if data.is_empty() {
-            out.pass(nothing_to_send(batch, cx));
-            return Ok(());
-        }
-        self.logic.call_once(&data, cx).await?;
-        out.pass(Some(CommitReceipt::issue(
-            Arc::clone(&self.receiver),
-            data.len(),
-        )));
+        let receipt = if data.is_empty() {
+            nothing_to_send(batch, cx)
+        } else {
+            self.logic.call_once(&data, cx).await?;
+            let receiver = Arc::clone(&self.receiver);
+            Some(CommitReceipt::issue(receiver, data.len()))
+        };
+        let passed_over = batch.len() - data.len();
+        say_passed_over(self.field.as_deref(), passed_over, out);
+        out.pass(receipt);
         Ok(())
     }
 }

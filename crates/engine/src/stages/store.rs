@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use wiredflow_core::charge::Activity;
 use wiredflow_core::config_reader::read_storage;
 use wiredflow_core::fields::Reading;
 use wiredflow_core::frame::Role;
 use wiredflow_core::node::Node;
 use wiredflow_core::problem::possible;
 use wiredflow_core::stage::{Cx, Emitter, Stage};
-use wiredflow_core::storage::CommitReceipt;
-use wiredflow_core::{Batch, Record, Result, Value, config};
+use wiredflow_core::storage::{CommitReceipt, Mapping};
+use wiredflow_core::{Batch, Error, Record, Result, Value, config};
 
 use crate::catalogue::{CheckCx, Prepared, StageEntry, Work};
 use crate::check::inline_storage;
@@ -70,11 +71,11 @@ fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
             },
         ));
     }
-    let (name, options) = match inline_storage(node, cx) {
+    let (name, mapping, options) = match inline_storage(node, cx) {
         Some(name) => {
             // Its structure has been reported by those who collect the storages of a flow.
             let config = read_storage(&name, node, node.span, &mut Reading::default())?;
-            (name, config.options.preprocess)
+            (name, config.options.mapping, config.options.preprocess)
         }
         None => {
             let name = node.as_text()?.to_owned();
@@ -83,14 +84,15 @@ fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
                 .storages
                 .iter()
                 .find(|storage| storage.name == name)?;
-            (name, shared.options.preprocess.clone())
+            let options = &shared.options;
+            (name, options.mapping, options.preprocess.clone())
         }
     };
     let steps: Vec<Option<StepPlan>> = options.iter().map(|step| prepare_step(step, cx)).collect();
     let steps: Vec<StepPlan> = steps.into_iter().collect::<Option<_>>()?;
     Some(Prepared::new(Work::Sink, move |resources: Resources| {
         let (name, steps) = (name.clone(), steps.clone());
-        async move { Store::open(&name, &steps, &resources).await }
+        async move { Store::open(&name, mapping.into(), &steps, &resources).await }
     }))
 }
 
@@ -113,12 +115,46 @@ fn prepare_step(node: &Node, cx: &mut CheckCx<'_>) -> Option<StepPlan> {
 /// Commits to a storage.
 struct Store {
     storage: StorageHandle,
+    mapping: Mapping,
     steps: Vec<Step>,
     clock: Clock,
 }
 
+/// The rows that a batch becomes.
+struct Rows {
+    batch: Batch,
+    /// The place in the input of the record that each row was made of; none where each row is the record
+    /// at its own place, counted from `begin`.
+    made_of: Option<Vec<usize>>,
+    /// The place in the input where they begin.
+    begin: usize,
+}
+
+impl Rows {
+    /// Names the record of the input instead of the row.
+    fn told(&self, error: Error) -> Error {
+        match error.record() {
+            Some(row) => error.at_record(self.record(row)),
+            None => error,
+        }
+    }
+
+    fn record(&self, row: usize) -> usize {
+        let place = match &self.made_of {
+            Some(made_of) => made_of.get(row).copied().unwrap_or(row),
+            None => row,
+        };
+        self.begin + place
+    }
+}
+
 impl Store {
-    async fn open(name: &str, plans: &[StepPlan], resources: &Resources) -> Result<Self> {
+    async fn open(
+        name: &str,
+        mapping: Mapping,
+        plans: &[StepPlan],
+        resources: &Resources,
+    ) -> Result<Self> {
         let mut steps = Vec::with_capacity(plans.len());
         for plan in plans {
             steps.push(match plan {
@@ -127,22 +163,41 @@ impl Store {
             });
         }
         let storage = resources.storages.named(name)?.clone();
+        // What cannot be written is told at the start, not when the first record has come.
+        storage.open().await?;
         Ok(Self {
             storage,
+            mapping,
             steps,
             clock: resources.clock.clone(),
         })
     }
 
-    async fn preprocessed(&self, batch: &Batch, cx: &Cx) -> Result<Batch> {
-        let mut batch = batch.clone();
+    async fn preprocessed(&self, batch: &Batch, cx: &Cx) -> Result<Rows> {
+        // Of what came in one burst only the last delivery would be left: the others are not even written.
+        let begin = match self.mapping {
+            Mapping::Overwrite => batch.last_delivery(),
+            Mapping::Extend | Mapping::Update => 0,
+        };
+        let mut rows = Rows {
+            batch: batch.from_place(begin),
+            made_of: None,
+            begin,
+        };
         for step in &self.steps {
             match step {
-                Step::AddDatetime => self.add_datetime(&mut batch),
-                Step::Function(logic) => batch = apply(logic, &batch, cx).await?,
+                Step::AddDatetime => self.add_datetime(&mut rows.batch),
+                Step::Function(logic) => {
+                    let applied = apply(logic, &rows.batch, cx).await;
+                    let (batch, of_rows) = applied.map_err(|error| rows.told(error))?;
+                    let before = rows.made_of.take();
+                    let through = |row| before.as_ref().map_or(row, |before| before[row]);
+                    rows.made_of = Some(of_rows.into_iter().map(through).collect());
+                    rows.batch = batch;
+                }
             }
         }
-        Ok(batch)
+        Ok(rows)
     }
 
     /// Adds the local time with its offset to each object.
@@ -157,9 +212,11 @@ impl Store {
     }
 }
 
-/// The function's word on each record; what it returns takes the record's place.
-async fn apply(logic: &Logic, batch: &Batch, cx: &Cx) -> Result<Batch> {
+/// The function's word on each record; what it returns takes the record's place. With the rows comes the
+/// place of the record that each was made of.
+async fn apply(logic: &Logic, batch: &Batch, cx: &Cx) -> Result<(Batch, Vec<usize>)> {
     let mut records: Vec<Record> = Vec::with_capacity(batch.len());
+    let mut made_of = Vec::with_capacity(batch.len());
     for (index, record) in batch.records().iter().enumerate() {
         let one = Batch::new(vec![record.clone()]);
         let output = logic
@@ -172,8 +229,9 @@ async fn apply(logic: &Logic, batch: &Batch, cx: &Cx) -> Result<Batch> {
                 .into_iter()
                 .map(|new| record.with_value(new.into_value())),
         );
+        made_of.resize(records.len(), index);
     }
-    Ok(Batch::new(records))
+    Ok((Batch::new(records), made_of))
 }
 
 impl Stage for Store {
@@ -182,12 +240,13 @@ impl Stage for Store {
             out.pass(None);
             return Ok(());
         }
-        let rows = if self.steps.is_empty() {
-            batch.clone()
-        } else {
-            self.preprocessed(batch, cx).await?
+        let prepared = self.preprocessed(batch, cx);
+        let rows = match self.steps.is_empty() {
+            true => prepared.await?,
+            false => cx.spend(Activity::Compute, prepared).await?,
         };
-        let receipt = self.storage.commit(rows, None, cx.epoch).await?;
+        let commit = self.storage.commit(rows.batch.clone(), None, cx.epoch);
+        let receipt = commit.await.map_err(|error| rows.told(error))?;
         out.pass(Some(receipt));
         Ok(())
     }

@@ -95,6 +95,14 @@ impl FolderLock {
     }
 }
 
+/// Whether a process that lives holds the folder, as far as its note says. Takes no lock: a start of the flow in
+/// that moment would be refused.
+pub(super) fn is_held(folder: &Path) -> bool {
+    let note = File::open(folder.join("lock")).map(|mut file| read(&mut file));
+    let pid = note.ok().and_then(|note| note.pid);
+    pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
+}
+
 /// Makes the state folder, readable by this user alone; one that is there keeps its mode.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use wiredflow_core::Result;
 
 use super::failure::Failure;
 use super::lock::{FolderLock, create_folder};
+use super::runs::INTERRUPTED;
 use super::schema::{self, FileState, MIGRATIONS};
 use super::{State, StateHandle, from_stored, to_stored, writer};
 
@@ -116,10 +117,8 @@ fn begin_session(
         [flow],
     )?;
     let runs = transaction.execute(
-        "UPDATE runs SET outcome = 'failed', ended = ?1,
-             error = 'interrupted: the process ended before this run did'
-         WHERE outcome = 'running'",
-        [to_stored(now)],
+        "UPDATE runs SET outcome = 'failed', ended = ?1, error = ?2 WHERE outcome = 'running'",
+        (to_stored(now), INTERRUPTED),
     )?;
     let open = transaction
         .query_row(

@@ -9,6 +9,7 @@ use wiredflow_core::{Error, Result};
 
 use super::dead_letters::{self, ListedDeadLetter, StoredDeadLetter};
 use super::failure::Failure;
+use super::lock;
 use super::runs::{self, StoredRun};
 use super::schema::{self, FileState, MIGRATIONS};
 
@@ -18,6 +19,7 @@ use super::schema::{self, FileState, MIGRATIONS};
 pub struct StateReader {
     connection: Connection,
     path: PathBuf,
+    folder: PathBuf,
 }
 
 /// Which rows to read; all when nothing is set.
@@ -51,21 +53,31 @@ impl StateReader {
                     MIGRATIONS.len()
                 )))
             }
-            FileState::Version(_) => Ok(Self { connection, path }),
+            FileState::Version(_) => Ok(Self {
+                connection,
+                path,
+                folder: folder.to_owned(),
+            }),
         }
     }
 
-    /// Runs, newest first.
+    /// Runs, newest first. One that its process has left open has failed, as the next start will say too.
     pub fn runs(&self, selection: Selection<'_>) -> Result<Vec<StoredRun>> {
         let columns = runs::COLUMNS;
-        self.rows(
+        // Asked before and after: a process may begin or end just now.
+        let is_held = lock::is_held(&self.folder);
+        let mut found = self.rows(
             &format!(
                 "SELECT {columns} FROM runs WHERE ?1 IS NULL OR pipeline = ?1
                  ORDER BY id DESC LIMIT ?2"
             ),
             selection.params(),
             runs::read_row,
-        )
+        )?;
+        if !is_held && !lock::is_held(&self.folder) {
+            found.iter_mut().for_each(StoredRun::interrupt);
+        }
+        Ok(found)
     }
 
     /// Dead letters without their bodies, newest first.

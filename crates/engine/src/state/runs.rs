@@ -75,6 +75,19 @@ pub struct StoredRun {
     pub error: Option<String>,
 }
 
+/// What is said of a run whose process has ended before it.
+pub(super) const INTERRUPTED: &str = "interrupted: the process ended before this run did";
+
+impl StoredRun {
+    /// Ends the run in the reader's eyes, if it has no end.
+    pub(super) fn interrupt(&mut self) {
+        if self.outcome.is_none() {
+            self.outcome = Some(RunOutcome::Failed);
+            self.error = Some(INTERRUPTED.to_owned());
+        }
+    }
+}
+
 impl StateHandle {
     /// Records that a run begins; `scheduled_at` is its tick, if a schedule started it.
     pub async fn start_run(

@@ -2,14 +2,17 @@
 //!
 //! A commit adds its rows to the end of the file and syncs once; only a new column rewrites the file. A
 //! null and a missing field are empty, nested values are JSON text, and what is loaded is text. A last row
-//! without a line end counts as torn: what looks whole may be the beginning of a longer value.
+//! without a line end is kept where those who wrote the file last ended in order: it comes from an editor.
+//! After a crash it counts as torn: what looks whole may be the beginning of a longer value.
 //! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
 
 mod columns;
+mod guard;
 mod opening;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ::csv::{ReaderBuilder, StringRecord, Terminator};
@@ -47,6 +50,10 @@ config! {
         /// What a field does that the first row did not have: `extend` rewrites the file with a wider
         /// header, once for each new field; `error` refuses the record; `drop` leaves the field out.
         new_columns: NewColumns = "extend",
+        /// `true`, for files that people open in a spreadsheet: a text that it would take for a formula (it
+        /// begins with `=`, `+`, `-`, `@`, a tab or a carriage return) is written with a `'` before it. Numbers
+        /// stay as they are, and `load` gives back the text without it.
+        formula_guard: bool = "false",
     }
 }
 
@@ -74,14 +81,17 @@ impl StorageKind for Csv {
         files::check(&config.folder, place, node, cx);
     }
 
+    fn writes(config: &CsvConfig, place: &StoragePlace) -> String {
+        format!("the file `{}`", path(config, place).display())
+    }
+
     fn open(config: CsvConfig, place: &StoragePlace) -> Result<Self> {
-        let file = format!("csv_in_{}.csv", place.name);
-        let mut file = DataFile::open(place.folder.join(config.folder).join(file))?;
-        let header = opening::recover(&mut file)?;
+        let mut file = DataFile::open(path(&config, place))?;
+        let header = opening::recover(&mut file, place.left, config.formula_guard)?;
         let Header {
             columns,
             terminator,
-        } = header.unwrap_or_default();
+        } = header.unwrap_or_else(|| Header::none(config.formula_guard));
         let mut csv = Self {
             name: Arc::clone(&place.name),
             file,
@@ -97,6 +107,11 @@ impl StorageKind for Csv {
         }
         Ok(csv)
     }
+}
+
+fn path(config: &CsvConfig, place: &StoragePlace) -> PathBuf {
+    let file = format!("csv_in_{}.csv", place.name);
+    place.path(&config.folder).join(file)
 }
 
 impl Storage for Csv {
@@ -166,7 +181,7 @@ impl Csv {
 
     fn overwrite(&mut self, rows: &[&Value]) -> Result<()> {
         let base = match self.new_columns {
-            NewColumns::Extend if !rows.is_empty() => Columns::default(),
+            NewColumns::Extend if !rows.is_empty() => self.columns.emptied(),
             NewColumns::Extend | NewColumns::Error | NewColumns::Drop => self.columns.clone(),
         };
         let columns = base.widened(rows, self.new_columns)?.unwrap_or(base);
@@ -223,6 +238,9 @@ impl Csv {
             .map_err(|error| self.unreadable(&error))?
         {
             any = true;
+            if query.limit == Some(0) {
+                break;
+            }
             query.keep(&mut rows, self.columns.object(&row));
         }
         Ok((rows.into(), any))

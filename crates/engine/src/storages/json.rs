@@ -4,6 +4,7 @@
 //! does not grow with the file. `update` and `overwrite` replace the file as a whole.
 //! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use wiredflow_core::config;
@@ -41,14 +42,22 @@ impl StorageKind for Json {
         files::check(&config.folder, place, node, cx);
     }
 
+    fn writes(config: &JsonConfig, place: &StoragePlace) -> String {
+        format!("the file `{}`", path(config, place).display())
+    }
+
     fn open(config: JsonConfig, place: &StoragePlace) -> Result<Self> {
-        let file = format!("json_in_{}.json", place.name);
-        let path = place.folder.join(config.folder).join(file);
+        let path = path(&config, place);
         Ok(Self {
             name: Arc::clone(&place.name),
             records: RecordFile::open(path, &ARRAY, place.mapping)?,
         })
     }
+}
+
+fn path(config: &JsonConfig, place: &StoragePlace) -> PathBuf {
+    let file = format!("json_in_{}.json", place.name);
+    place.path(&config.folder).join(file)
 }
 
 impl Storage for Json {

@@ -3,6 +3,7 @@
 //! A commit adds its rows to the end of the file and syncs once. `update` and `overwrite` replace the file as a whole.
 //! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use wiredflow_core::config;
@@ -40,14 +41,22 @@ impl StorageKind for Jsonl {
         files::check(&config.folder, place, node, cx);
     }
 
+    fn writes(config: &JsonlConfig, place: &StoragePlace) -> String {
+        format!("the file `{}`", path(config, place).display())
+    }
+
     fn open(config: JsonlConfig, place: &StoragePlace) -> Result<Self> {
-        let file = format!("jsonl_in_{}.jsonl", place.name);
-        let path = place.folder.join(config.folder).join(file);
+        let path = path(&config, place);
         Ok(Self {
             name: Arc::clone(&place.name),
             records: RecordFile::open(path, &LINES, place.mapping)?,
         })
     }
+}
+
+fn path(config: &JsonlConfig, place: &StoragePlace) -> PathBuf {
+    let file = format!("jsonl_in_{}.jsonl", place.name);
+    place.path(&config.folder).join(file)
 }
 
 impl Storage for Jsonl {

@@ -143,6 +143,11 @@ impl StorageHandle {
         &self.name
     }
 
+    /// Opens it now, unless it is open.
+    pub async fn open(&self) -> Result<()> {
+        self.load(Query::newest(0)).await.map(drop)
+    }
+
     /// Makes the rows safe; see [`Storage::commit`]. Waits while the disk is behind. Dropping the future
     /// does not undo the commit.
     pub async fn commit(

@@ -1,8 +1,9 @@
 //! `sqlite`: a table, with rows and the source's cursor in one transaction.
 //!
 //! One column for each top-level field, added when it is first seen. A record that is no object goes to
-//! a column `value`. How values are kept is in [`values`]; what SQLite does not tell apart stays so:
-//! columns `A` and `a` are one, and a null and a missing field are both NULL and loaded as null.
+//! a column `value`. How values are kept is in [`values`]; what SQLite does not tell apart is not kept apart:
+//! a field that differs from a column in letter case only is refused, and a null and a missing field are both
+//! NULL and loaded as null.
 
 mod columns;
 mod conditions;
@@ -80,11 +81,19 @@ impl StorageKind for Sqlite {
         }
     }
 
+    fn writes(config: &SqliteConfig, place: &StoragePlace) -> String {
+        let table = config.table.as_deref().unwrap_or(&place.name);
+        let path = path(config, place);
+        // SQLite's tables differ in more than letter case.
+        format!(
+            "the table `{}` of `{}`",
+            table.to_ascii_lowercase(),
+            path.display()
+        )
+    }
+
     fn open(config: SqliteConfig, place: &StoragePlace) -> Result<Self> {
-        let path = match config.path {
-            Some(path) => place.folder.join(path),
-            None => place.folder.join("data").join(format!("{}.db", place.flow)),
-        };
+        let path = path(&config, place);
         let name = config.table.unwrap_or_else(|| place.name.to_string());
         let (connection, file) = opening::open(&path)?;
         let table = Table::read(&connection, name, place.mapping, place.key.clone());
@@ -96,6 +105,13 @@ impl StorageKind for Sqlite {
             connection,
             table,
         })
+    }
+}
+
+fn path(config: &SqliteConfig, place: &StoragePlace) -> PathBuf {
+    match &config.path {
+        Some(path) => place.path(path),
+        None => place.path("data").join(format!("{}.db", place.flow)),
     }
 }
 

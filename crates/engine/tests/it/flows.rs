@@ -2,7 +2,9 @@
 
 mod attempts;
 pub(crate) mod bench;
+mod drops;
 mod ends;
+mod storing;
 
 use std::time::Duration;
 

@@ -18,11 +18,19 @@ impl SmallDisk {
     }
 
     pub(crate) fn grow(&self) {
-        let grown = Command::new("mount")
-            .args(["-o", "remount,size=32m"])
+        self.remount("size=32m");
+    }
+
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        self.remount(if read_only { "ro" } else { "rw" });
+    }
+
+    fn remount(&self, option: &str) {
+        let mounted = Command::new("mount")
+            .args(["-o", &format!("remount,{option}")])
             .arg(&self.0)
             .status();
-        assert!(grown.unwrap().success());
+        assert!(mounted.unwrap().success());
     }
 }
 

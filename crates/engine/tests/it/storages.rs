@@ -20,7 +20,7 @@ use wiredflow_core::storage::{Epoch, Loaded, Mapping, Query, Storage};
 use wiredflow_core::{Batch, ErrorKind, Result, yaml};
 use wiredflow_engine::catalogue::{CheckCx, OpenStorage};
 use wiredflow_engine::functions::Functions;
-use wiredflow_engine::storages::{Entrusted, STORAGES, StoragePlace, Writers};
+use wiredflow_engine::storages::{Entrusted, Left, STORAGES, StoragePlace, Writers};
 
 /// All kinds that are built in.
 const KINDS: [&str; 4] = ["csv", "json", "jsonl", "sqlite"];
@@ -87,6 +87,7 @@ impl Place {
             folder: self.folder.clone(),
             mapping: self.mapping,
             key: self.key.map(str::to_owned),
+            left: Left::Unknown,
         };
         let open = (entry.unwrap().prepare)(&node, place, &mut cx);
         match reading.into_problems() {
@@ -96,7 +97,11 @@ impl Place {
     }
 
     fn try_open(&self) -> Result<Box<dyn Storage>> {
-        (self.check().unwrap().0)()
+        self.try_open_after(Left::Unknown)
+    }
+
+    fn try_open_after(&self, left: Left) -> Result<Box<dyn Storage>> {
+        (self.check().unwrap().opener(left))()
     }
 
     #[track_caller]
@@ -251,7 +256,7 @@ async fn overwrites_that_wait_together_stay_apart() {
     for kind in KINDS {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path(), kind).mapping(Mapping::Overwrite);
-        let opener = place.check().unwrap().0;
+        let opener = place.check().unwrap().opener(Left::Unknown);
         let entrusted = Entrusted {
             name: "numbers",
             opener,

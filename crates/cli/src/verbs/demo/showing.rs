@@ -8,6 +8,7 @@ use wiredflow_core::storage::Query;
 use wiredflow_demo::{NUMBERS_TOPIC, Peers, Server};
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, StoragePlan};
+use wiredflow_engine::storages::Left;
 
 use crate::exit::Failure;
 use crate::live;
@@ -193,7 +194,7 @@ impl<'a> Showing<'a> {
 /// The newest records of a storage, oldest first; none when it cannot be read.
 fn newest(plan: &Plan, name: &str) -> Vec<Value> {
     let load = |storage: &StoragePlan| {
-        let mut storage = (storage.open.0)().ok()?;
+        let mut storage = storage.open.opener(Left::InOrder)().ok()?;
         storage.load(&Query::newest(SHOWN)).ok()
     };
     let storage = plan.storages.iter().find(|storage| storage.name == name);

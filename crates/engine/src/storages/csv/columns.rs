@@ -9,7 +9,7 @@ use ::csv::{
 };
 use wiredflow_core::{Error, Map, Result, Value};
 
-use super::NewColumns;
+use super::{NewColumns, guard};
 use crate::files::value::write_json;
 
 /// More columns than this are refused: somebody's names have become data.
@@ -20,18 +20,49 @@ const MOST: usize = 2000;
 pub(super) struct Columns {
     names: Vec<String>,
     places: HashMap<String, usize>,
+    /// Whether texts that a spreadsheet would take for formulas are written with a mark.
+    guarded: bool,
 }
 
 impl Columns {
     /// The columns of a header; the name that stands there twice when there is one.
-    pub(super) fn of(header: &StringRecord) -> Result<Self, String> {
-        let mut columns = Self::default();
+    pub(super) fn of(header: &StringRecord, guarded: bool) -> Result<Self, String> {
+        let mut columns = Self::none(guarded);
         for name in header {
-            if !columns.add(name) {
+            if !columns.add(columns.read(name)) {
                 return Err(name.to_owned());
             }
         }
         Ok(columns)
+    }
+
+    /// No columns yet. `guarded`: see `formula_guard`.
+    pub(super) fn none(guarded: bool) -> Self {
+        Self {
+            guarded,
+            ..Self::default()
+        }
+    }
+
+    /// As at the beginning.
+    pub(super) fn emptied(&self) -> Self {
+        Self::none(self.guarded)
+    }
+
+    /// A text as it is written.
+    fn written<'t>(&self, text: Cow<'t, str>) -> Cow<'t, str> {
+        match self.guarded && guard::needs_mark(&text) {
+            true => Cow::Owned(guard::marked(&text)),
+            false => text,
+        }
+    }
+
+    /// A text as it was before it was written.
+    fn read<'t>(&self, text: &'t str) -> &'t str {
+        match self.guarded {
+            true => guard::unmarked(text),
+            false => text,
+        }
     }
 
     fn add(&mut self, name: &str) -> bool {
@@ -93,8 +124,13 @@ impl Columns {
 
     pub(super) fn write_header(&self, terminator: Terminator, out: &mut Vec<u8>) -> Result<()> {
         let mut writer = self.header_writer(terminator, out);
-        writer.write_record(&self.names).map_err(broken)?;
+        writer.write_record(self.header()).map_err(broken)?;
         writer.flush().map_err(broken)
+    }
+
+    fn header(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let names = self.names.iter();
+        names.map(|name| self.written(Cow::Borrowed(name)).into_owned().into_bytes())
     }
 
     fn header_writer<W: Write>(&self, terminator: Terminator, out: W) -> Writer<W> {
@@ -128,6 +164,10 @@ impl Columns {
                     let message = format!("`{name}` cannot be stored: {reason}");
                     Error::data(message).at_record(index)
                 })?;
+                let text = match value {
+                    Value::String(_) => self.written(text),
+                    _ => text,
+                };
                 writer.write_field(text.as_bytes()).map_err(broken)?;
             }
             writer.write_record(None::<&[u8]>).map_err(broken)?;
@@ -143,7 +183,7 @@ impl Columns {
         terminator: Terminator,
     ) -> ::csv::Result<()> {
         let mut header = self.header_writer(terminator, &mut *new);
-        header.write_record(&self.names)?;
+        header.write_record(self.header())?;
         header.flush()?;
         drop(header);
         let mut reader = ReaderBuilder::new().from_reader(old);
@@ -160,7 +200,9 @@ impl Columns {
 
     /// A row as an object: every column, as text.
     pub(super) fn object(&self, row: &StringRecord) -> Value {
-        let field = |(name, text): (&String, &str)| (name.clone(), Value::String(text.to_owned()));
+        let field = |(name, text): (&String, &str)| {
+            (name.clone(), Value::String(self.read(text).to_owned()))
+        };
         Value::Object(self.names.iter().zip(row).map(field).collect::<Map>())
     }
 }

@@ -7,6 +7,7 @@ use wiredflow_core::{Error, Result};
 
 use super::columns::Columns;
 use crate::files::DataFile;
+use crate::storages::Left;
 
 /// How much of a file's end is looked at first.
 const WINDOW: usize = 1 << 16;
@@ -21,45 +22,81 @@ pub(super) struct Header {
     pub(super) terminator: Terminator,
 }
 
-impl Default for Header {
-    fn default() -> Self {
+impl Header {
+    /// That of a file without one.
+    pub(super) fn none(guarded: bool) -> Self {
         Self {
-            columns: Columns::default(),
+            columns: Columns::none(guarded),
             terminator: Terminator::CRLF,
         }
     }
 }
 
 /// Cuts off what a crash has torn and keeps it in a file beside this one; gives the header, `None` when
-/// there is none.
+/// there is none. A last line that is whole but for its end is given one, where no crash can have torn it.
 ///
 /// A line end may stand in quotes, so that all quotes of the file are counted: once at each opening, at
 /// the speed of reading.
 ///
 /// # Errors
 /// `Config`, naming the line, when it is a table of another making: it is left as it is.
-pub(super) fn recover(file: &mut DataFile) -> Result<Option<Header>> {
-    let scan = scan(file)?;
+pub(super) fn recover(file: &mut DataFile, left: Left, guarded: bool) -> Result<Option<Header>> {
+    let mut scan = scan(file)?;
+    if scan.header_end.is_none() && scan.begun && left == Left::InOrder && scan.is_paired() {
+        file.write_end(b"\r\n", b"")?;
+        scan.header_end = Some(file.length() - 1);
+    }
     let Some(end) = scan.header_end else {
         if file.length() > 0 {
             cut(file, 0)?;
         }
         return Ok(None);
     };
-    let (header, columns) = read_header(file, end)?;
-    if !(scan.quotes.is_multiple_of(2) && ends_with_a_row(file, end, columns)?) {
-        let end = last_row(file, end, columns)?;
-        if end < file.length() {
-            cut(file, end)?;
+    let (header, columns) = read_header(file, end, guarded)?;
+    let last = match scan.is_paired() {
+        true => last_line(file, end, columns)?,
+        false => LastLine::Torn,
+    };
+    match last {
+        LastLine::Whole => {}
+        LastLine::WithoutEnd if left == Left::InOrder => {
+            let line_end: &[u8] = match header.terminator {
+                Terminator::CRLF => b"\r\n",
+                _ => b"\n",
+            };
+            file.write_end(line_end, b"")?;
+        }
+        LastLine::WithoutEnd | LastLine::Torn => {
+            let end = last_row(file, end, columns)?;
+            if end < file.length() {
+                cut(file, end)?;
+            }
         }
     }
     Ok(Some(header))
 }
 
+/// What a file ends with.
+enum LastLine {
+    /// A whole row, or its header.
+    Whole,
+    /// What would be a whole row if its line ended.
+    WithoutEnd,
+    Torn,
+}
+
 struct Scan {
     quotes: usize,
+    /// Whether there is anything but blanks.
+    begun: bool,
     /// Where the first row may begin.
     header_end: Option<u64>,
+}
+
+impl Scan {
+    fn is_paired(&self) -> bool {
+        self.quotes.is_multiple_of(2)
+    }
 }
 
 fn scan(file: &DataFile) -> Result<Scan> {
@@ -67,10 +104,10 @@ fn scan(file: &DataFile) -> Result<Scan> {
     let mut chunk = vec![0; 1 << 17];
     let mut scan = Scan {
         quotes: 0,
+        begun: false,
         header_end: None,
     };
     let mut at: u64 = 0;
-    let mut begun = false;
     loop {
         let read = reader
             .read(&mut chunk)
@@ -86,19 +123,19 @@ fn scan(file: &DataFile) -> Result<Scan> {
             rest = after;
             match byte {
                 b'"' => scan.quotes += 1,
-                b'\n' | b'\r' if begun && scan.quotes.is_multiple_of(2) => {
+                b'\n' | b'\r' if scan.begun && scan.quotes.is_multiple_of(2) => {
                     scan.header_end = Some(at)
                 }
                 _ => {}
             }
-            begun |= !byte.is_ascii_whitespace();
+            scan.begun |= !byte.is_ascii_whitespace();
         }
         scan.quotes += rest.iter().filter(|byte| **byte == b'"').count();
     }
 }
 
 /// The header, and how many columns it has.
-fn read_header(file: &DataFile, end: u64) -> Result<(Header, usize)> {
+fn read_header(file: &DataFile, end: u64, guarded: bool) -> Result<(Header, usize)> {
     let path = file.path().display();
     let bytes = file.read_range(0, usize::try_from(end).unwrap_or(usize::MAX))?;
     let crlf = bytes.ends_with(b"\r");
@@ -114,7 +151,7 @@ fn read_header(file: &DataFile, end: u64) -> Result<(Header, usize)> {
     reader
         .read_record(&mut record)
         .map_err(|error| refused(error.to_string()))?;
-    let columns = Columns::of(&record)
+    let columns = Columns::of(&record, guarded)
         .map_err(|name| refused(format!("line 1 has the column `{name}` twice")))?;
     let terminator = if crlf {
         Terminator::CRLF
@@ -128,16 +165,16 @@ fn read_header(file: &DataFile, end: u64) -> Result<(Header, usize)> {
     Ok((header, record.len()))
 }
 
-/// Whether the file ends with a whole row, or with its header. The quotes of the file are paired.
-fn ends_with_a_row(file: &DataFile, header_end: u64, columns: usize) -> Result<bool> {
+/// How the file ends. Its quotes are paired.
+fn last_line(file: &DataFile, header_end: u64, columns: usize) -> Result<LastLine> {
     let after = usize::try_from(file.length() - header_end).unwrap_or(usize::MAX);
     let mut window = WINDOW.min(after);
     loop {
         let bytes = file.read_range(file.length() - window as u64, window)?;
-        let body = match bytes.as_slice() {
-            [] | [b'\n'] => return Ok(true),
-            [body @ .., b'\r', b'\n'] | [body @ .., b'\r' | b'\n'] => body,
-            _ => return Ok(false),
+        let (body, sound) = match bytes.as_slice() {
+            [] | [b'\n'] => return Ok(LastLine::Whole),
+            [body @ .., b'\r', b'\n'] | [body @ .., b'\r' | b'\n'] => (body, LastLine::Whole),
+            body => (body, LastLine::WithoutEnd),
         };
         let mut quoted = false;
         let newline = body.iter().rposition(|byte| {
@@ -147,10 +184,11 @@ fn ends_with_a_row(file: &DataFile, header_end: u64, columns: usize) -> Result<b
         match newline {
             None if window < after => window = window.saturating_mul(4).min(after),
             _ => {
-                return Ok(is_row(
-                    &body[newline.map_or(0, |newline| newline + 1)..],
-                    columns,
-                ));
+                let line = &body[newline.map_or(0, |newline| newline + 1)..];
+                return Ok(match is_row(line, columns) {
+                    true => sound,
+                    false => LastLine::Torn,
+                });
             }
         }
     }

@@ -83,7 +83,14 @@ impl Table {
             check_column(name)?;
             let columns = wider.as_ref().unwrap_or(&self.columns);
             let place = match columns.find(name) {
-                Some(place) => place,
+                Some(place) if columns.list[place].name == name => place,
+                Some(place) => {
+                    let column = &columns.list[place].name;
+                    return Err(format!(
+                        "its field `{name}` differs from the column `{column}` in letter case only, which SQLite \
+                         does not tell apart: give both one spelling"
+                    ));
+                }
                 None => {
                     let values = from_here.iter().flat_map(|row| fields(row));
                     let mut values =
@@ -94,11 +101,6 @@ impl Table {
                         .add(name, json)
                 }
             };
-            if places.contains(&place) {
-                return Err(format!(
-                    "two of its fields are the column `{name}`: letters differ in case only"
-                ));
-            }
             places.push(place);
         }
         let columns = wider.as_ref().unwrap_or(&self.columns);

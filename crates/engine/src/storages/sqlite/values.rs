@@ -2,8 +2,8 @@
 //!
 //! A column has no type unless its first value is nested, so that every value keeps its own: integers
 //! are exact, reals are reals, text is text. Booleans are 1 and 0. An integer over 2^63 - 1 is kept as
-//! text. Nested values are JSON text; a column that was made for them is declared `JSON_TEXT`, holds
-//! JSON only (a text in quotes), and is read as JSON. A nested value that comes later to a column without
+//! text. Nested values are JSON text; a column that was made for them is declared `JSON_TEXT` and is read as
+//! JSON; a text in it stands as it is, and in quotes only where it would be taken for JSON itself. A nested value that comes later to a column without
 //! type is JSON text that is read as text.
 
 use base64::Engine;
@@ -35,6 +35,10 @@ impl ToSql for Cell<'_> {
         Ok(match self.value {
             Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
             Value::Array(_) | Value::Object(_) => json_text(self.value)?,
+            // A text stands as it is where nobody would take it for JSON.
+            Value::String(text) if self.json && parsed(text.as_bytes()).is_none() => {
+                ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes()))
+            }
             value if self.json => json_text(value)?,
             Value::Bool(truth) => ToSqlOutput::from(*truth),
             Value::String(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
@@ -45,6 +49,10 @@ impl ToSql for Cell<'_> {
             },
         })
     }
+}
+
+fn parsed(text: &[u8]) -> Option<Value> {
+    serde_json::from_slice(text).ok()
 }
 
 fn json_text(value: &Value) -> rusqlite::Result<ToSqlOutput<'static>> {
@@ -63,8 +71,8 @@ pub(super) fn read(stored: ValueRef<'_>, json: bool) -> Value {
         ValueRef::Integer(integer) => Value::from(integer),
         ValueRef::Real(real) => Number::from_f64(real).map_or(Value::Null, Value::Number),
         ValueRef::Text(text) => {
-            let parsed = json.then(|| serde_json::from_slice(text).ok()).flatten();
-            parsed.unwrap_or_else(|| Value::String(String::from_utf8_lossy(text).into_owned()))
+            let value = json.then(|| parsed(text)).flatten();
+            value.unwrap_or_else(|| Value::String(String::from_utf8_lossy(text).into_owned()))
         }
         ValueRef::Blob(bytes) => Value::String(STANDARD.encode(bytes)),
     }

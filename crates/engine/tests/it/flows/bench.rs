@@ -195,6 +195,14 @@ impl Started {
         self.running.as_ref().unwrap().stopper().stop();
     }
 
+    /// Drops it, and waits until no task of it is left.
+    pub(crate) fn abandon(mut self) {
+        drop(self.running.take());
+        let runtime = self.runtime.take().unwrap();
+        wait_until(PATIENCE, || runtime.metrics().num_alive_tasks() == 0);
+        runtime.shutdown_background();
+    }
+
     /// Waits for the end, and looks that nothing is left running.
     pub(crate) fn end(mut self) -> Ended {
         let (running, runtime) = (self.running.take().unwrap(), self.runtime.take().unwrap());

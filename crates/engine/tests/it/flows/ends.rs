@@ -13,6 +13,7 @@ use wiredflow_engine::state::{RunOutcome, State};
 use wiredflow_testkit::wait_until;
 
 use super::bench::{Bench, Feed, PATIENCE, Shelf, Started, millis, replace, run_plan, within};
+use super::drops::threads;
 
 #[test]
 fn a_function_in_flight_when_intake_ends_is_finished_and_committed() {
@@ -296,15 +297,6 @@ fn nothing_is_left_after_the_end_and_the_folder_is_free() {
         bench.runs()
     );
     drop(state);
-}
-
-/// The names of this process's threads.
-fn threads() -> Vec<String> {
-    let names = std::fs::read_dir("/proc/self/task").unwrap();
-    names
-        .filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).ok())
-        .map(|name| name.trim().to_owned())
-        .collect()
 }
 
 #[test]

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use wiredflow_core::ErrorKind;
 use wiredflow_core::storage::Mapping;
 
+use wiredflow_engine::storages::Left;
+
 use super::{Place, check_refused, commit, load, try_commit};
 
 fn place(folder: &std::path::Path, config: &'static str) -> Place {
@@ -249,6 +251,65 @@ fn a_table_that_does_not_fit_its_header_is_refused_and_left_as_it_is() {
     check("a,b\n1,2,3\n4,5,6\n", &["do not fit", "2 columns"]);
     let ragged = format!("a,b\n1,2\n{}", "1,2,3\n".repeat(20_000));
     check(&ragged, &["do not fit"]);
+}
+
+#[test]
+fn a_last_line_without_its_end_is_kept_unless_a_crash_can_have_torn_it() {
+    let check = |text: &str, left: Left, expected: &str, files: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(folder.path(), "{}");
+        write(&place, text);
+        let mut storage = place.try_open_after(left).unwrap();
+        commit(storage.as_mut(), &[json!({"a": 9, "b": "x"})]);
+        assert_eq!(read(&place), expected, "{text:?} {left:?}");
+        let count = fs::read_dir(folder.path().join("data")).unwrap().count();
+        assert_eq!(count, files, "{text:?} {left:?}");
+    };
+    check("a,b\n1,2\n3,4", Left::InOrder, "a,b\n1,2\n3,4\n9,x\n", 1);
+    check(
+        "a,b\r\n3,\"4\n\"",
+        Left::InOrder,
+        "a,b\r\n3,\"4\n\"\r\n9,x\r\n",
+        1,
+    );
+    check("a,b", Left::InOrder, "a,b\r\n9,x\r\n", 1);
+    check("a,b\n3,4", Left::Unknown, "a,b\n9,x\n", 2);
+    // What is no whole row is torn in any case.
+    check("a,b\n1,2\n3", Left::InOrder, "a,b\n1,2\n9,x\n", 2);
+    check("a,b\n1,2\n3,\"4", Left::InOrder, "a,b\n1,2\n9,x\n", 2);
+}
+
+#[test]
+fn b12_a_text_that_a_spreadsheet_would_take_for_a_formula_is_marked_where_asked_for() {
+    let row = json!({
+        "=name": "=HYPERLINK(\"http://x\")", "plus": "+1", "minus": "-1", "at": "@x", "tab": "\tx", "return": "\rx",
+        "number": -1, "real": -1.5, "plain": "a=1", "marked": "'=1", "quote": "it's", "list": [-1],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let guarded = super::csv::place(folder.path(), "{formula_guard: true}");
+    commit(guarded.open().as_mut(), std::slice::from_ref(&row));
+    commit(
+        guarded.open().as_mut(),
+        &[json!({"=name": "x", "-new": "y"})],
+    );
+    assert_eq!(
+        read(&guarded),
+        "'=name,plus,minus,at,tab,return,number,real,plain,marked,quote,list,'-new\r\n\
+         \"'=HYPERLINK(\"\"http://x\"\")\",'+1,'-1,'@x,'\tx,\"'\rx\",-1,-1.5,a=1,''=1,it's,[-1],\r\n\
+         x,,,,,,,,,,,,y\r\n"
+    );
+    let loaded = guarded.load();
+    assert_eq!(loaded[0]["=name"], row["=name"]);
+    assert_eq!(
+        (&loaded[0]["marked"], &loaded[0]["number"]),
+        (&json!("'=1"), &json!("-1"))
+    );
+    assert_eq!(loaded[1]["-new"], "y");
+
+    let folder = tempfile::tempdir().unwrap();
+    let plain = super::csv::place(folder.path(), "{}");
+    commit(plain.open().as_mut(), &[json!({"a": "=1"})]);
+    assert_eq!(read(&plain), "a\r\n=1\r\n");
 }
 
 #[test]

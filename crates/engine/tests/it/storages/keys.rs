@@ -29,7 +29,7 @@ fn key_makes_a_later_row_replace_the_fields_of_the_first() {
         &[
             json!({"id": 7}),
             json!({"id": 7}),
-            json!({"a": 9, "ID": "1"}),
+            json!({"a": 9, "id": "1"}),
         ],
     );
     let expected = json!([

@@ -149,23 +149,59 @@ fn e9_names_and_values_from_outside_are_never_sql() {
 }
 
 #[test]
-fn columns_that_differ_in_case_are_one_and_both_in_a_record_are_refused() {
+fn a_field_that_differs_from_a_column_in_letter_case_only_is_refused_and_never_merged() {
     let folder = tempfile::tempdir().unwrap();
     let place = place(folder.path(), "{}");
     let mut storage = place.open();
-    commit(
-        storage.as_mut(),
-        &[json!({"Name": 1}), json!({"name": 2, "x": 3})],
-    );
-    commit(storage.as_mut(), &[json!({"NAME": 4})]);
-    let refused = try_commit(
-        storage.as_mut(),
-        &[json!({"x": 1}), json!({"y": 1, "name": 5, "Name": 6})],
-    );
-    assert_eq!(refused.as_ref().unwrap_err().record(), Some(1));
-    check_refused(refused, ErrorKind::Data, &["`Name`", "case"]);
-    let expected = json!([{"Name": 1, "x": null}, {"Name": 2, "x": 3}, {"Name": 4, "x": null}]);
-    assert_eq!(load(storage.as_mut()), expected);
+    commit(storage.as_mut(), &[json!({"Name": 1})]);
+    for other in [
+        json!({"name": 2, "x": 3}),
+        json!({"NAME": 4}),
+        json!({"y": 1, "New": 5, "new": 6}),
+    ] {
+        let refused = try_commit(storage.as_mut(), &[json!({"Name": 1}), other]);
+        assert_eq!(refused.as_ref().unwrap_err().record(), Some(1));
+        check_refused(refused, ErrorKind::Data, &["letter case", "one spelling"]);
+    }
+    drop(storage);
+    let mut storage = place.open();
+    let refused = try_commit(storage.as_mut(), &[json!({"name": 2})]);
+    check_refused(refused, ErrorKind::Data, &["`name`", "`Name`"]);
+    commit(storage.as_mut(), &[json!({"Name": 7})]);
+    assert_eq!(load(storage.as_mut()), json!([{"Name": 1}, {"Name": 7}]));
+}
+
+#[test]
+fn any_value_in_a_column_of_nested_ones_is_loaded_as_it_was_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = place(folder.path(), "{}");
+    let values = [
+        json!({"a": 1}),
+        json!("plain text"),
+        json!("12"),
+        json!("{\"a\": 1}"),
+        json!("\"quoted\""),
+        json!("null"),
+        json!(" 1 "),
+        json!(""),
+        json!("[1"),
+        json!(12),
+        json!(1.5),
+        json!(true),
+        json!(null),
+        json!([1, "x"]),
+    ];
+    let rows: Vec<Value> = values.iter().map(|value| json!({"n": value})).collect();
+    commit(place.open().as_mut(), &rows);
+    assert_eq!(place.load(), Value::Array(rows));
+    // For those who read the table with SQL, a text is itself.
+    let database = Connection::open(place.file()).unwrap();
+    let text: String = database
+        .query_row("SELECT n FROM numbers WHERE rowid = 2", (), |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert_eq!(text, "plain text");
 }
 
 #[test]
