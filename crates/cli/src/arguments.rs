@@ -10,8 +10,8 @@ use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
 pub(crate) const NOT_BUILT_YET: &[&str] = &[
-    "test", "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker", "status",
-    "logs", "pause", "resume", "trigger", "remotes",
+    "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
+    "pause", "resume", "trigger", "remotes",
 ];
 
 /// Data services from one file: collect, compute, store and send
@@ -91,10 +91,23 @@ pub(crate) enum Verb {
     Init(verbs::init::Init),
     Check(verbs::check::Check),
     Run(verbs::run::Run),
+    Test(verbs::test::Test),
     Graph(verbs::graph::Graph),
     Runs(verbs::runs::Runs),
     DeadLetters(verbs::dead_letters::DeadLetters),
     Stages(verbs::stages::Stages),
+}
+
+impl Verb {
+    /// What is logged when the user does not say.
+    pub(crate) fn usual_log_level(&self, quiet: bool) -> LogLevel {
+        match self {
+            // Cases that expect failures would be noise; what they did is in the report.
+            Self::Test(_) => LogLevel::Error,
+            _ if quiet => LogLevel::Warn,
+            _ => LogLevel::Info,
+        }
+    }
 }
 
 /// What the command line says.
@@ -139,7 +152,7 @@ pub(crate) fn read(
 pub(crate) fn command(linked: Linked) -> clap::Command {
     let mut command = Arguments::command();
     if linked == Linked::None {
-        for verb in ["check", "run", "graph", "runs"] {
+        for verb in ["check", "run", "test", "graph", "runs"] {
             command = command.mut_subcommand(verb, file_is_required);
         }
         command = command.mut_subcommand("dead-letters", |verb| {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use wiredflow_core::config::FlowConfig;
 use wiredflow_core::fields::Reading;
 use wiredflow_core::fill::fill;
 use wiredflow_core::node::{Node, Span};
@@ -64,6 +65,53 @@ pub(crate) fn check(tool: &Tool, file: Option<&Path>) -> Result<Subject, Failure
     })
 }
 
+/// A flow as it stands in its file, unchecked, or the linked one.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) node: Node,
+    /// The flow's name where it gives none.
+    pub(crate) default_name: String,
+    /// Where relative paths start.
+    pub(crate) folder: PathBuf,
+}
+
+impl Tree {
+    /// The flow as far as it can be read without checking: for its names.
+    pub(crate) fn names(&self) -> Option<FlowConfig> {
+        config_reader::read_flow(&self.node, &self.default_name, &mut Reading::default())
+    }
+}
+
+/// Reads the flow of FILE, or gives the linked one; the problem is that it cannot be read, or is not YAML.
+///
+/// # Errors
+/// `Wrong` when there is neither.
+pub(crate) fn tree(
+    tool: &Tool,
+    file: Option<&Path>,
+) -> Result<(Source, Result<Tree, Box<Problem>>), Failure> {
+    let Some(file) = file else {
+        let flow = tool.flow.as_ref().ok_or_else(no_file)?;
+        let tree = Tree {
+            node: flow.node().clone(),
+            default_name: "flow".to_owned(),
+            folder: PathBuf::from("."),
+        };
+        return Ok((Source::linked(), Ok(tree)));
+    };
+    let name = file.display().to_string();
+    let text = match read(file) {
+        Ok(text) => text,
+        Err(problem) => return Ok((Source::file(name, String::new()), Err(Box::new(problem)))),
+    };
+    let tree = yaml::parse(&text).map(|node| Tree {
+        node,
+        default_name: stem(file),
+        folder: folder_of(file),
+    });
+    Ok((Source::file(name, text), tree))
+}
+
 /// The name of a flow and the folder of its state, also when the flow has problems elsewhere.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StatePlace {
@@ -116,7 +164,7 @@ fn place_in(node: &Node, default_name: &str, folder: &Path) -> Option<StatePlace
 }
 
 /// Reads a flow file: text, and not more of it than a flow may have.
-fn read(file: &Path) -> Result<String, Problem> {
+pub(crate) fn read(file: &Path) -> Result<String, Problem> {
     let name = file.display();
     let problem = |message: String| Problem::error(Span::default(), "", message);
     if file.is_dir() {

@@ -10,7 +10,7 @@ use wiredflow_engine::functions::Functions;
 
 use crate::arguments::{self, Arguments, Global, Linked, Said, Verb};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::log::{self, LogLevel};
+use crate::log;
 use crate::paint::{Ink, printable_lines};
 use crate::screen::Screen;
 
@@ -54,14 +54,10 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>, flow: Option<Fl
         Err(error) => return usage(&error),
     };
     let Arguments { global, verb } = *said;
-    let quiet = if global.quiet {
-        LogLevel::Warn
-    } else {
-        LogLevel::Info
-    };
+    let usual = verb.usual_log_level(global.quiet);
     log::start(
         &screen,
-        global.log_level.unwrap_or(quiet),
+        global.log_level.unwrap_or(usual),
         global.log_format,
     );
     let tool = Tool {
@@ -82,6 +78,7 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::Init(init) => init.run(tool),
         Verb::Check(check) => check.run(tool),
         Verb::Run(run) => run.run(tool),
+        Verb::Test(test) => test.run(tool),
         Verb::Graph(graph) => graph.run(tool),
         Verb::Runs(runs) => runs.run(tool),
         Verb::DeadLetters(dead_letters) => dead_letters.run(tool),

@@ -9,3 +9,4 @@ pub(crate) mod mock;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod stages;
+pub(crate) mod test;

@@ -73,6 +73,14 @@ impl Clock {
         }
     }
 
+    /// Waits, but not longer than `most` by a clock that can jump meanwhile; a paused one never does.
+    pub async fn nap(&self, duration: Duration, most: Duration) {
+        match &self.paused {
+            None => self.sleep(duration.min(most)).await,
+            Some(paused) => paused.sleep(duration).await,
+        }
+    }
+
     /// Waits until a moment of monotonic time.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub async fn sleep_until(&self, moment: Instant) {

@@ -11,12 +11,13 @@ use crate::paint::{Ink, printable};
 use crate::tool::Tool;
 
 /// The files of a new flow.
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     ("flow.yaml", include_str!("init/flow.yaml")),
     ("logic.py", include_str!("init/logic.py")),
+    ("flow.test.yaml", include_str!("init/flow.test.yaml")),
 ];
 
-/// Write a first flow, with comments that teach, and its logic in Python
+/// Write a first flow, with comments that teach, its logic in Python, and its tests
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Nothing that exists is overwritten.
 
@@ -58,18 +59,51 @@ impl Init {
 
 fn next_steps(tool: &Tool, folder: &Path) -> String {
     let paint = tool.screen.out().paint;
-    let flow = folder.join("flow.yaml");
-    let [flow, logic] = [flow, folder.join("logic.py")]
-        .map(|path| printable(&path.display().to_string()).into_owned());
-    let command = |text: String| paint.with(Ink::Cyan, &text);
+    let written: Vec<String> = FILES
+        .iter()
+        .map(|(name, _)| shown(&folder.join(name)))
+        .collect();
+    let flow = in_a_shell(&shown(&folder.join("flow.yaml")));
+    let step = |command: String, what: &str| {
+        format!("  {}\n      {what}\n", paint.with(Ink::Cyan, &command))
+    };
+    let run = format!(
+        "runs it until ^C; what it stores is in {}",
+        shown(&folder.join("data"))
+    );
     format!(
-        "wrote {flow} and {logic}\n\nNext:\n  {}\n      tells all problems of the flow\n  {}\n      in another \
-         terminal: the servers that it asks\n  {}\n      runs it until ^C; what it stores is in {}\n",
-        command(format!("wiredflow check {flow}")),
-        command("wiredflow mock".to_owned()),
-        command(format!("wiredflow run {flow}")),
-        printable(&folder.join("data").display().to_string()),
+        "wrote {}\n\nNext:\n{}{}{}{}",
+        written.join(", "),
+        step(
+            format!("wiredflow check {flow}"),
+            "tells all problems of the flow"
+        ),
+        step(
+            format!("wiredflow test {flow}"),
+            "runs the flow's own tests, which need no server"
+        ),
+        step(
+            "wiredflow mock".to_owned(),
+            "in another terminal: the servers that the flow asks"
+        ),
+        step(format!("wiredflow run {flow}"), &run),
     )
+}
+
+fn shown(path: &Path) -> String {
+    printable(&path.display().to_string()).into_owned()
+}
+
+/// A path as it can be given to a shell: in quotes where it has more than plain letters.
+fn in_a_shell(path: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "_-./+:@%".contains(letter);
+    if !path.is_empty() && path.chars().all(plain) && !path.starts_with('-') {
+        path.to_owned()
+    } else if path.starts_with('-') {
+        format!("'./{}'", path.replace('\'', r"'\''"))
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {

@@ -18,8 +18,8 @@ const VERBS: &[&[&str]] = &[
 
 /// The verbs of the interface that are not.
 const LATER: &[&str] = &[
-    "graph", "test", "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker",
-    "status", "logs", "pause", "resume", "trigger", "remotes",
+    "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
+    "pause", "resume", "trigger", "remotes",
 ];
 
 #[test]

@@ -14,6 +14,7 @@ mod complex_service;
 mod dead_letters;
 mod graph;
 mod examples;
+mod own_tests;
 mod peers;
 mod run;
 mod stages;

@@ -92,20 +92,17 @@ impl Paused {
         self.lock().changes
     }
 
+    /// Lets the first go on who waits for the next moment. Others who wait for the same moment are let go by
+    /// further calls, one by one in the order of their coming: so that all goes the same way each time.
     pub(super) fn turn(&self) -> bool {
         let mut state = self.lock();
-        let Some((moment, _)) = state.waiting.keys().next().copied() else {
+        let Some(((moment, _), ring)) = state.waiting.pop_first() else {
             return false;
         };
         state.elapsed = moment;
         state.changes += 1;
-        while let Some(first) = state.waiting.first_entry()
-            && first.key().0 <= moment
-        {
-            let ring = first.remove();
-            if ring.send(()).is_err() {
-                tracing::trace!("one who waited has just given up");
-            }
+        if ring.send(()).is_err() {
+            tracing::trace!("one who waited has just given up");
         }
         true
     }

@@ -11,8 +11,9 @@ use crate::plan::Plan;
 use crate::run::{self, Ended, Figures, RunOptions};
 
 /// How many times in a row everybody else must have been asked and had nothing to do. A message that
-/// wakes a task that wakes a task takes one round each; chains are shorter than this.
-const CALM: u32 = 64;
+/// wakes a task that wakes a task takes one round each; between two calls, or two changes of who waits, such
+/// chains are shorter than this.
+const CALM: u32 = 24;
 
 /// How long functions, threads and processes are left alone before they are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -42,14 +43,15 @@ pub async fn play(plan: &Plan, options: &RunOptions) -> Result<Ended> {
 /// Waits until nobody works and nobody has anything to do.
 async fn calm(clock: &Clock, figures: &Figures) {
     let mut rounds = 0;
-    let mut changes = clock.changes();
+    let changes = || (clock.changes(), figures.moved());
+    let mut before = changes();
     while rounds < CALM {
         tokio::task::yield_now().await;
         if clock.is_working() || figures.is_working() {
             Clock::real().sleep(LOOK_AGAIN).await;
             rounds = 0;
-        } else if clock.changes() != changes {
-            changes = clock.changes();
+        } else if changes() != before {
+            before = changes();
             rounds = 0;
         } else {
             rounds += 1;

@@ -76,6 +76,12 @@ impl Figures {
         shared.is_some_and(|shared| shared.meters.is_working())
     }
 
+    /// A number that changes whenever a call begins, fails or hands something on.
+    pub fn moved(&self) -> u64 {
+        let shared = self.0.upgrade();
+        shared.map_or(0, |shared| shared.meters.moved())
+    }
+
     /// The figures now; none after the end.
     pub fn snapshot(&self) -> Option<RunReport> {
         self.0.upgrade().map(|shared| shared.report())

@@ -304,7 +304,7 @@ impl Ticks<'_> {
                 return Ok(());
             }
             self.trigger
-                .unless_over(clock.sleep(left.min(LOOK_AGAIN)))
+                .unless_over(clock.nap(left, LOOK_AGAIN))
                 .await?;
         }
     }
