@@ -101,7 +101,8 @@ impl Test {
         let mut played = Vec::new();
         for case in cases {
             let one = subject.play(case);
-            if !self.json && !(tool.global.quiet && one.is_ok()) {
+            let is_told = !one.is_ok() || !tool.global.quiet;
+            if is_told && !self.json {
                 tool.screen.print(&report::one(&one, paint))?;
             }
             played.push(one);
