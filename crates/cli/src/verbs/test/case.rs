@@ -17,6 +17,7 @@ use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, StoragePlan, TriggerPlan};
 use wiredflow_engine::run::RunOptions;
 use wiredflow_engine::state::{Body, Selection, StateReader, StoredDeadLetter};
+use wiredflow_engine::storages::Left;
 
 use crate::flow_file::Tree;
 
@@ -152,7 +153,7 @@ fn fill(plan: &Plan, case: &Case) -> Result<()> {
     for (name, rows) in &case.before {
         let storage = plan.storages.iter().find(|storage| storage.name == *name);
         if let (Some(storage), false) = (storage, rows.is_empty()) {
-            let mut open = (storage.open.0)()?;
+            let mut open = storage.open.opener(Left::InOrder)()?;
             let rows: Vec<&Value> = rows.iter().collect();
             let _receipt = open.commit(&rows, None, Epoch::default())?;
         }
@@ -302,7 +303,7 @@ impl Stage<'_> {
 
 /// What a storage holds, as `load` gives it; an empty list where nothing is stored.
 fn load(storage: &StoragePlan) -> Result<Value> {
-    let loaded = (storage.open.0)()?.load(&Query::default())?;
+    let loaded = storage.open.opener(Left::InOrder)()?.load(&Query::default())?;
     Ok(match loaded.into_document() {
         Value::Null => Value::Array(Vec::new()),
         document => document,
