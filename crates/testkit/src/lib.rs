@@ -30,6 +30,7 @@
 
 mod certificates;
 mod collector;
+mod fault_proxy;
 mod flow;
 mod http;
 mod mosquitto;
@@ -39,6 +40,7 @@ mod wait;
 
 pub use certificates::{Authority, Identity};
 pub use collector::Collector;
+pub use fault_proxy::{Fault, FaultProxy};
 pub use flow::{Finished, FlowTest, Running};
 pub use http::{HttpPeer, Reply, Request};
 pub use mosquitto::{Mosquitto, MosquittoOptions};

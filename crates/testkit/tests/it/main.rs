@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod fault_proxy;
 mod flow;
 mod http;
 mod mosquitto;
