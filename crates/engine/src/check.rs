@@ -23,7 +23,7 @@ use crate::stages::STAGES;
 
 /// Words of the interface that have no component yet.
 const LATER_STAGES: [&str; 1] = ["link"];
-const LATER_SOURCES: [&str; 2] = ["webhook", "link"];
+const LATER_SOURCES: [&str; 1] = ["link"];
 
 /// What checking gives: a plan when no problem is an error.
 #[derive(Debug)]

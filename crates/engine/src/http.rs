@@ -1,12 +1,14 @@
 //! The one HTTP client: what the `http` stage and the HTTP senders share.
 //!
 //! It asks, follows a few redirects without carrying secrets to strangers, looks at the status, and reads
-//! within limits. It never tries again: that is the engine's.
+//! within limits. An address that comes from data reaches public ones only ([`Reach`]). It never tries again: that is the engine's.
 
 mod answer;
 pub(crate) mod failure;
 mod keys;
+mod names;
 mod parts;
+mod reach;
 mod request;
 
 use std::collections::HashMap;
@@ -23,10 +25,15 @@ use wiredflow_core::{Error, Result};
 use crate::clock::Clock;
 use crate::tls::{TlsFiles, TlsKeys};
 
+use names::Names;
+use reach::Space;
+
 pub use answer::Answer;
 pub use keys::{Auth, Basic, Target, is_local, read_url, set_header};
+pub use names::Lookup;
 pub use parts::{Body, Parts};
 pub(crate) use parts::{JSON, TEXT, query_of};
+pub use reach::{AllowedHost, Reach};
 pub use request::Request;
 
 /// How many requests to one origin are under way at once; more wait. It keeps a start of thousands of
@@ -61,6 +68,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, Default)]
 pub struct HttpClients {
     limits: Limits,
+    names: Names,
     pools: Arc<Mutex<HashMap<[u8; 32], Weak<Pool>>>>,
 }
 
@@ -69,8 +77,16 @@ impl HttpClients {
     pub fn with_limits(limits: Limits) -> Self {
         Self {
             limits,
-            pools: Arc::default(),
+            ..Self::default()
         }
+    }
+
+    /// The same clients with another way to find hosts than the system's. Where a request may go is
+    /// decided as ever.
+    #[must_use]
+    pub fn with_lookup(mut self, lookup: Lookup) -> Self {
+        self.names = Names::new(lookup);
+        self
     }
 
     /// A client. Reads certificates, connects nowhere; its connections end when its last clone is dropped.
@@ -83,7 +99,7 @@ impl HttpClients {
         let pool = match shared {
             Some(pool) => pool,
             None => {
-                let pool = Arc::new(Pool::new(&files, self.limits)?);
+                let pool = Arc::new(Pool::new(&files, self.limits, &self.names)?);
                 pools.insert(fingerprint, Arc::downgrade(&pool));
                 pool
             }
@@ -106,17 +122,25 @@ struct Pool {
     local: reqwest::Client,
     /// For all others, by the proxy that the environment names, if any.
     remote: reqwest::Client,
+    /// For addresses to which a peer of a network leads. Nobody shares a connection with those who may
+    /// reach further, and a proxy would find hosts by itself: so each reach has a client of its own.
+    inside: reqwest::Client,
+    /// For addresses that come from data.
+    public: reqwest::Client,
+    /// Whether the environment names a proxy.
+    proxied: bool,
     limits: Limits,
     /// The places of each origin. Weak, since an address may be made from data.
     origins: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
 impl Pool {
-    fn new(files: &TlsFiles, limits: Limits) -> Result<Self> {
+    fn new(files: &TlsFiles, limits: Limits, names: &Names) -> Result<Self> {
         let mut tls = files.client_config()?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let builder = || {
+        let builder = |deepest: Space| {
             reqwest::Client::builder()
+                .dns_resolver(names.up_to(deepest))
                 .tls_backend_preconfigured(tls.clone())
                 .user_agent(concat!("wiredflow/", env!("CARGO_PKG_VERSION")))
                 .redirect(Policy::none())
@@ -131,19 +155,33 @@ impl Pool {
             builder.build().map_err(failed)
         };
         Ok(Self {
-            local: build(builder().no_proxy())?,
-            remote: build(builder())?,
+            local: build(builder(Space::Machine).no_proxy())?,
+            remote: build(builder(Space::Machine))?,
+            inside: build(builder(Space::Private).no_proxy())?,
+            public: build(builder(Space::Public).no_proxy())?,
+            proxied: names_a_proxy(),
             limits,
             origins: Mutex::default(),
         })
     }
 
-    fn client(&self, url: &Url) -> &reqwest::Client {
-        if is_local(url) {
-            &self.local
-        } else {
-            &self.remote
+    fn client(&self, url: &Url, deepest: Space) -> &reqwest::Client {
+        match deepest {
+            Space::Public => &self.public,
+            Space::Private => &self.inside,
+            Space::Machine if is_local(url) => &self.local,
+            Space::Machine => &self.remote,
         }
+    }
+
+    /// How far inside the peer lies that has answered. What a proxy has found may be anywhere.
+    fn space(&self, url: &Url, response: &reqwest::Response) -> Space {
+        let peer = match reach::literal(url) {
+            Some(address) => Some(address),
+            None if self.proxied && !is_local(url) => None,
+            None => response.remote_addr().map(|address| address.ip()),
+        };
+        peer.map_or(Space::Public, reach::space)
     }
 
     /// Waits for a place at the origin of the address.
@@ -172,4 +210,13 @@ impl Pool {
             _ => self.limits.idle,
         }
     }
+}
+
+/// Whether the environment names a proxy for any address.
+fn names_a_proxy() -> bool {
+    let names = ["http_proxy", "https_proxy", "all_proxy"];
+    names.iter().any(|name| {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        set(name) || set(&name.to_uppercase())
+    })
 }

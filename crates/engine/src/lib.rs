@@ -22,4 +22,5 @@ pub mod state;
 pub mod storages;
 pub mod tasks;
 pub mod tls;
+pub mod webhook;
 pub mod worker;

@@ -58,6 +58,8 @@ pub struct RunOptions {
     pub clock: Clock,
     /// Chance.
     pub dice: Dice,
+    /// The HTTP clients of the flow.
+    pub http: HttpClients,
 }
 
 impl Default for RunOptions {
@@ -69,6 +71,7 @@ impl Default for RunOptions {
             state: None,
             clock: Clock::real(),
             dice: Dice::from_system(),
+            http: HttpClients::default(),
         }
     }
 }
@@ -149,7 +152,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         first_round: FirstRound::of(ahead.map(|pipeline| Arc::clone(&pipeline.name))),
         clock,
         dice: options.dice.clone(),
-        http: HttpClients::default(),
+        http: options.http.clone(),
         scrubber: plan.scrubber.clone(),
         state: state.handle(),
         storages: StorageHandles::new(handles),

@@ -1,8 +1,12 @@
 //! Stream sources: the catalogue.
 
 mod mqtt;
+mod webhook;
 
 use crate::catalogue::SourceEntry;
 
 /// All stream sources.
-pub const SOURCES: &[SourceEntry] = &[SourceEntry::of::<mqtt::MqttSource>()];
+pub const SOURCES: &[SourceEntry] = &[
+    SourceEntry::of::<mqtt::MqttSource>(),
+    SourceEntry::of::<webhook::WebhookSource>(),
+];

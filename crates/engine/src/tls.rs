@@ -1,16 +1,27 @@
 //! TLS to peers: the system's authorities, and the files that a flow names. There is no global setting.
 
+mod server;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
-use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::Reading;
 use wiredflow_core::node::Node;
 use wiredflow_core::{Error, Result, config};
+
+use crate::resources::Resources;
+
+pub use server::ServerKeys;
+
+/// What is said of a component that takes any certificate.
+const INSECURE: &str = "INSECURE: any certificate is taken (`tls: {insecure: true}`), so that anyone between here \
+     and the peer can read and change what is sent; name the peer's authority with `tls: {ca: FILE}`";
 
 config! {
     /// TLS to a peer. Paths start at the flow's folder.
@@ -21,8 +32,9 @@ config! {
         cert: Option<String>,
         /// The PEM file of that certificate's key.
         key: Option<String>,
-        /// Not built yet: to trust any certificate.
-        insecure: Option<Node>,
+        /// Takes any certificate of the peer: whoever stands between can read and change all. For a trial; it is
+        /// logged as a warning at each start.
+        insecure: bool = "false",
     }
 }
 
@@ -30,9 +42,13 @@ impl TlsKeys {
     /// Reports what cannot work: files that are missing or are no PEM, half an identity. `node` is the map of the
     /// keys, `folder` the flow's.
     pub fn check(&self, node: &Node, folder: &Path, reading: &mut Reading) {
-        if let Some(entry) = node.entry("insecure") {
-            let help = "name the authority's certificate with `ca`";
-            reading.error_with_help(entry.span, not_built_yet("insecure"), help);
+        if self.insecure {
+            let span = node.entry("insecure").map_or(node.span, |entry| entry.span);
+            if self.ca.is_some() {
+                let message = "`insecure: true` beside `ca`: with it no authority is looked at";
+                reading.error(span, message);
+            }
+            reading.warning(span, INSECURE);
         }
         if self.cert.is_some() != self.key.is_some() {
             reading.error(node.span, "`cert` and `key` go together: one is missing");
@@ -64,7 +80,15 @@ impl TlsKeys {
             ca: load(&self.ca)?,
             cert: load(&self.cert)?,
             key: load(&self.key)?,
+            insecure: self.insecure,
         })
+    }
+}
+
+/// Says at each start that a component takes any certificate, as loudly as a log can.
+pub(crate) fn warn_if_insecure(keys: Option<&TlsKeys>, resources: &Resources) {
+    if keys.is_some_and(|keys| keys.insecure) {
+        tracing::warn!(pipeline = %resources.pipeline, stage = %resources.stage, "{INSECURE}");
     }
 }
 
@@ -74,6 +98,7 @@ pub struct TlsFiles {
     ca: Option<(String, Vec<u8>)>,
     cert: Option<(String, Vec<u8>)>,
     key: Option<(String, Vec<u8>)>,
+    insecure: bool,
 }
 
 impl std::fmt::Debug for TlsFiles {
@@ -95,10 +120,12 @@ impl TlsFiles {
             hash.update((content.len() as u64).to_le_bytes());
             hash.update(content);
         }
+        hash.update([u8::from(self.insecure)]);
         hash.finalize().into()
     }
 
-    /// What a client needs to greet a peer in TLS 1.2 or 1.3. Certificates are always verified.
+    /// What a client needs to greet a peer in TLS 1.2 or 1.3. Certificates are verified unless this very component
+    /// is `insecure`; even then the peer proves that it has the certificate's key.
     ///
     /// A system without any authorities is no error here: plain connections need none, and a TLS peer
     /// is refused then as one of an unknown authority.
@@ -119,8 +146,15 @@ impl TlsFiles {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::bug(format!("TLS cannot be set up: {error}")))?
-            .with_root_certificates(roots);
+            .map_err(|error| Error::bug(format!("TLS cannot be set up: {error}")))?;
+        let builder = if self.insecure {
+            let any = AnyCertificate(Arc::clone(builder.crypto_provider()));
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(any))
+        } else {
+            builder.with_root_certificates(roots)
+        };
         match (&self.cert, &self.key) {
             (Some((cert_path, cert)), Some((key_path, key))) => {
                 let (chain, key) = (certificates(cert, cert_path)?, private_key(key, key_path)?);
@@ -130,6 +164,47 @@ impl TlsFiles {
             }
             _ => Ok(builder.with_no_client_auth()),
         }
+    }
+}
+
+/// Takes any certificate, and verifies that the peer has its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

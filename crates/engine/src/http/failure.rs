@@ -14,6 +14,8 @@ use rustls::{AlertDescription, CertificateError};
 use wiredflow_core::units::format_duration;
 use wiredflow_core::{Error, ErrorKind};
 
+use super::reach::Refused;
+
 /// How much of an answer is shown.
 const SHOWN: usize = 200;
 
@@ -65,6 +67,9 @@ pub(super) fn transport(error: &reqwest::Error, place: &str, connect: Duration) 
     if let Some(found) = tls(error, place) {
         return found;
     }
+    if let Some(why) = causes(error).find_map(|cause| cause.downcast_ref()) {
+        return refuses(why, place);
+    }
     if words(error).contains("proxy authorization required") {
         let message = format!("{place}: the proxy refused the credentials");
         return Error::config(message);
@@ -79,6 +84,11 @@ pub(super) fn transport(error: &reqwest::Error, place: &str, connect: Duration) 
         format!("no answer: {}", words(error))
     };
     Error::remote(format!("{place}: {message}"))
+}
+
+/// The error of an address that may not be asked.
+pub(super) fn refuses(why: &Refused, place: &str) -> Error {
+    Error::data(format!("{place}: {why}"))
 }
 
 /// The error of an answer that broke off or cannot be unpacked.

@@ -12,6 +12,7 @@ use wiredflow_core::secret::Secret;
 use wiredflow_core::{Error, Result, config};
 
 use super::parts::Parts;
+use super::reach::{AllowedHost, Reach, Space, admit_text};
 use crate::catalogue::CheckCx;
 use crate::tls::TlsKeys;
 
@@ -48,6 +49,8 @@ pub struct Target<'a> {
     pub auth: Option<&'a Auth>,
     /// Certificates.
     pub tls: Option<&'a TlsKeys>,
+    /// Hosts that addresses from data may name, wherever they lie.
+    pub allow_hosts: &'a [AllowedHost],
 }
 
 impl Target<'_> {
@@ -57,7 +60,12 @@ impl Target<'_> {
         let span = |key: &str| inner(key).map_or(node.span, |value| value.span);
         let mut login = false;
         match read_url(self.url) {
-            Ok((_, found)) => login = found.is_some(),
+            Ok((url, found)) => {
+                login = found.is_some();
+                if let Err(refused) = admit_text(&url, Space::Machine) {
+                    cx.reading.error(span("url"), refused.to_string());
+                }
+            }
             Err(error) => cx.reading.error(span("url"), error.message()),
         }
         let mut headers = HeaderMap::new();
@@ -111,6 +119,7 @@ impl Target<'_> {
             headers,
             login: auth.or(login),
             body: None,
+            reach: Reach::of_file(self.allow_hosts),
         })
     }
 }

@@ -7,7 +7,8 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 
 use super::failure;
-use super::request::Request;
+use super::reach::Reach;
+use super::request::{Request, for_strangers};
 
 /// The type of a bare text.
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -30,6 +31,8 @@ pub struct Parts {
     pub login: Option<HeaderValue>,
     /// What is sent.
     pub body: Option<Body>,
+    /// How far a request may go.
+    pub reach: Reach,
 }
 
 impl fmt::Debug for Parts {
@@ -56,6 +59,21 @@ impl fmt::Debug for Body {
 }
 
 impl Parts {
+    /// Leads to another address, which comes from data. One of the same origin, or of a host that the author has
+    /// named, is as trusted as the file's own; any other reaches public addresses only, and gets nothing that may be
+    /// a secret.
+    pub fn lead_to(&mut self, url: Url) {
+        if url.origin() != self.url.origin() {
+            self.reach = self.reach.of_data();
+            if !self.reach.allows(&url) {
+                self.headers = for_strangers(std::mem::take(&mut self.headers));
+                self.login = None;
+                self.query.clear();
+            }
+        }
+        self.url = url;
+    }
+
     /// The request. A body brings its content type, unless the headers name another.
     pub fn request(&self, method: Method) -> Request {
         let mut url = self.url.clone();
@@ -72,6 +90,7 @@ impl Parts {
             url,
             headers,
             body: None,
+            reach: self.reach.clone(),
         };
         match &self.body {
             None => request,
@@ -109,4 +128,43 @@ fn form(pairs: &[(String, String)]) -> String {
 #[expect(clippy::expect_used, reason = "a constant")]
 fn blank() -> Url {
     Url::parse("http://localhost/").expect("it is an address")
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::ACCEPT;
+
+    use super::*;
+
+    #[test]
+    fn d6_another_origin_that_data_names_gets_nothing_that_may_be_a_secret() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, JSON);
+        headers.insert("apikey", JSON);
+        let parts = Parts {
+            url: Url::parse("https://own.test/x?key=k").unwrap(),
+            query: vec![("key".to_owned(), "k".to_owned())],
+            headers,
+            login: Some(JSON),
+            body: None,
+            reach: Reach::of_file(&[]),
+        };
+        let led = |text: &str| {
+            let mut parts = parts.clone();
+            parts.lead_to(Url::parse(text).unwrap());
+            let request = parts.request(Method::GET);
+            (request.url.to_string(), request.headers.len())
+        };
+        assert_eq!(
+            led("https://own.test/y"),
+            ("https://own.test/y?key=k".to_owned(), 3)
+        );
+        for other in [
+            "https://other.test/",
+            "http://own.test/",
+            "https://own.test:8443/",
+        ] {
+            assert_eq!(led(other), (other.to_owned(), 1));
+        }
+    }
 }

@@ -12,6 +12,7 @@ use wiredflow_core::stage::Cx;
 use wiredflow_core::{Error, Result};
 
 use super::answer::Answer;
+use super::reach::{Reach, admit_text};
 use super::{HttpClient, failure};
 
 /// How many redirects are followed.
@@ -22,6 +23,15 @@ const UNWANTED: usize = 16 * 1024;
 
 /// The headers that may go to another origin. All others may hold secrets: an API key has any name.
 const FOR_STRANGERS: [&str; 4] = ["accept", "accept-language", "content-type", "user-agent"];
+
+/// The headers without those that another origin must not see.
+pub(super) fn for_strangers(headers: HeaderMap) -> HeaderMap {
+    headers
+        .into_iter()
+        .filter_map(|(name, value)| Some((name?, value)))
+        .filter(|(name, _)| FOR_STRANGERS.contains(&HeaderName::as_str(name)))
+        .collect()
+}
 
 /// What a redirect may change.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,6 +53,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The body, if there is one.
     pub body: Option<Bytes>,
+    /// How far it may go.
+    pub reach: Reach,
 }
 
 impl fmt::Debug for Request {
@@ -101,7 +113,11 @@ impl HttpClient {
             let place = failure::place(&hop.method, &hop.url);
             let slot = self.pool.place(&hop.url).await?;
             let response = self.send(&hop, idle, &place).await?;
-            if let Some(next) = hop.next(&response, redirects, &place)? {
+            if let Some(mut next) = hop.next(&response, redirects, &place)? {
+                if next.url.origin() != hop.url.origin() {
+                    let peer = self.pool.space(&hop.url, &response);
+                    next.reach = hop.reach.led_by(peer);
+                }
                 drop(Answer::beginning(response, UNWANTED).await);
                 hop = next;
                 continue;
@@ -126,10 +142,12 @@ impl HttpClient {
     }
 
     async fn send(&self, hop: &Request, idle: Duration, place: &str) -> Result<Response> {
+        let deepest = hop.reach.deepest(&hop.url);
+        admit_text(&hop.url, deepest).map_err(|why| failure::refuses(&why, place))?;
         let mut request = reqwest::Request::new(hop.method.clone(), hop.url.clone());
         *request.headers_mut() = hop.headers.clone();
         *request.body_mut() = hop.body.clone().map(Into::into);
-        let answer = self.pool.client(&hop.url).execute(request);
+        let answer = self.pool.client(&hop.url, deepest).execute(request);
         match tokio::time::timeout(idle, answer).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(failure::transport(&error, place, self.pool.limits.connect)),
@@ -187,11 +205,7 @@ impl Request {
         }
         let mut headers = self.headers.clone();
         if url.origin() != self.url.origin() {
-            headers = headers
-                .into_iter()
-                .filter_map(|(name, value)| Some((name?, value)))
-                .filter(|(name, _)| FOR_STRANGERS.contains(&HeaderName::as_str(name)))
-                .collect();
+            headers = for_strangers(headers);
         }
         let (method, body) = if becomes_get {
             headers.remove(CONTENT_TYPE);
@@ -204,6 +218,7 @@ impl Request {
             url,
             headers,
             body,
+            reach: self.reach.clone(),
         }))
     }
 }

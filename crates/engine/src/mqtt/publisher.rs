@@ -59,6 +59,7 @@ impl Publishing {
         let client_id = ClientId::of_sender(resources, access.client_id.as_deref())?;
         let client_id = client_id.text().to_owned();
         let settings = access.settings(&resources.folder, client_id, Session::Clean)?;
+        access.tls.warn_if_insecure(resources);
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (ready, stands) = oneshot::channel();
         let failure = Arc::<OnceLock<Error>>::default();

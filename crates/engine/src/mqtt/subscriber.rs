@@ -41,6 +41,7 @@ impl Subscription {
         let session = Session::Kept { seconds };
         let settings =
             Arc::new(access.settings(&resources.folder, client_id.text().to_owned(), session)?);
+        access.tls.warn_if_insecure(resources);
         let intake = Arc::new(Intake::default());
         let (ready, stands) = oneshot::channel();
         let subscriber = Subscriber {

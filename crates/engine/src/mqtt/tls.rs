@@ -8,7 +8,8 @@ use wiredflow_core::fields::{FromNode, Reading};
 use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::{Error, Result};
 
-use crate::tls::TlsKeys;
+use crate::resources::Resources;
+use crate::tls::{TlsKeys, warn_if_insecure};
 
 /// `true`, `false`, or the files.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +50,11 @@ impl TlsChoice {
         if let Some(keys) = &self.0 {
             reading.inside("tls", |reading| keys.check(node, folder, reading));
         }
+    }
+
+    /// Says so at each start where any certificate is taken.
+    pub(super) fn warn_if_insecure(&self, resources: &Resources) {
+        warn_if_insecure(self.0.as_ref(), resources);
     }
 
     /// What rustls needs, if anything. Blocks on reading files.

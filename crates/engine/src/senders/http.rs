@@ -14,7 +14,7 @@ use crate::catalogue::{CheckCx, SenderKind};
 use crate::http::{Auth, HttpClient, JSON, Request, TEXT, Target};
 use crate::resources::Resources;
 use crate::senders::{Message, Sender};
-use crate::tls::TlsKeys;
+use crate::tls::{TlsKeys, warn_if_insecure};
 
 config! {
     /// Sends each record to a peer by HTTP, one request after the other. A status of success (2xx) confirms it.
@@ -27,7 +27,7 @@ config! {
         query: Pairs<Vec<Secret>>,
         /// How to log in: `{basic: {username, password}}` or `{bearer: TOKEN}`.
         auth: Option<Auth>,
-        /// Certificates: `{ca, cert, key}`.
+        /// Certificates: `{ca, cert, key}`; `{insecure: true}` takes any, for a trial.
         tls: Option<TlsKeys>,
     }
 }
@@ -40,6 +40,7 @@ impl HttpSenderConfig {
             headers: &self.headers,
             auth: self.auth.as_ref(),
             tls: self.tls.as_ref(),
+            allow_hosts: &[],
         }
     }
 }
@@ -105,6 +106,7 @@ impl HttpSender {
     fn open(config: &HttpSenderConfig, method: Method, resources: &Resources) -> Result<Self> {
         let (tls, folder) = (config.tls.as_ref(), &resources.folder);
         let client = resources.http.open(tls, folder, &resources.clock)?;
+        warn_if_insecure(tls, resources);
         let parts = config.target().parts()?;
         let request = parts.request(method);
         let sink = Arc::clone(&resources.stage);

@@ -34,7 +34,7 @@ config! {
         password: Option<Secret>,
         /// Our name at the broker; made from flow, pipeline and stage and kept when left out.
         client_id: Option<String>,
-        /// `true`, or `{ca, cert, key}`: files in PEM.
+        /// `true`, or `{ca, cert, key}`: files in PEM; `{insecure: true}` takes any certificate, for a trial.
         tls: TlsChoice,
         /// What is sent: `json` (a bare text where one field is sent that is one).
         format: Format = "json",

@@ -36,7 +36,7 @@ config! {
         password: Option<Secret>,
         /// The session's name at the broker; made from flow and pipeline and kept when left out.
         client_id: Option<String>,
-        /// `true`, or `{ca, cert, key}`: files in PEM.
+        /// `true`, or `{ca, cert, key}`: files in PEM; `{insecure: true}` takes any certificate, for a trial.
         tls: TlsChoice,
         /// How long the broker keeps messages while the flow is away (with MQTT 5).
         session_expiry: Duration = "24h",

@@ -12,10 +12,11 @@ use wiredflow_core::{Batch, Error, Map, Result, Value, config};
 
 use crate::catalogue::{CheckCx, StageKind, Work};
 use crate::http::{
-    Answer, Auth, Body, HttpClient, Parts, Request, Target, query_of, read_url, set_header,
+    AllowedHost, Answer, Auth, Body, HttpClient, Parts, Request, Target, query_of, read_url,
+    set_header,
 };
 use crate::resources::Resources;
-use crate::tls::TlsKeys;
+use crate::tls::{TlsKeys, warn_if_insecure};
 
 /// From this length on an answer is read on a thread that may take its time.
 const LONG: usize = 256 * 1024;
@@ -43,8 +44,12 @@ config! {
         json: Option<Value>,
         /// How to log in: `{basic: {username, password}}` or `{bearer: TOKEN}`.
         auth: Option<Auth>,
-        /// Certificates: `{ca, cert, key}`.
+        /// Certificates: `{ca, cert, key}`; `{insecure: true}` takes any, for a trial.
         tls: Option<TlsKeys>,
+        /// Hosts, as `HOST` or `HOST:PORT`, that the `url` of a configuration may name though they are not public. The
+        /// host, scheme and port of the stage's own `url` are always allowed; any other host must be public, and gets
+        /// neither the stage's `headers` and `query` nor its login.
+        allow_hosts: Vec<AllowedHost>,
         /// The most bytes of an answer, after unpacking.
         max_bytes: Size = "16MiB",
     }
@@ -58,6 +63,7 @@ impl HttpConfig {
             headers: &self.headers,
             auth: self.auth.as_ref(),
             tls: self.tls.as_ref(),
+            allow_hosts: &self.allow_hosts,
         }
     }
 }
@@ -100,6 +106,7 @@ impl StageKind for Http {
     async fn open(config: HttpConfig, resources: &Resources) -> Result<Self> {
         let (tls, folder) = (config.tls.as_ref(), &resources.folder);
         let client = resources.http.open(tls, folder, &resources.clock)?;
+        warn_if_insecure(tls, resources);
         let method = read_method(&config.method)?;
         let max_bytes = usize::try_from(config.max_bytes.0).unwrap_or(usize::MAX);
         let mut parts = config.target().parts()?;
@@ -177,7 +184,7 @@ fn replaced(parts: &Parts, params: &Map) -> Result<Parts> {
     if let Some(url) = given("url") {
         let text = url.as_str().ok_or_else(|| expected("url", "a text"))?;
         let (url, login) = read_url(text).map_err(|error| misfit(&error))?;
-        parts.url = url;
+        parts.lead_to(url);
         parts.login = login.or(parts.login);
     }
     parts.query = match either("params", "query")? {

@@ -158,7 +158,6 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         flow("storages: {s: {postgres: {}}}"),
         pipeline("isolation: process"),
         pipeline("ack: inbox"),
-        "pipelines: {p: {source: {webhook: {}}, stages: [{store: json}]}}".to_owned(),
         "pipelines: {p: {source: {link: x}, stages: [{store: json}]}}".to_owned(),
         stage("{store: json, remote: big}"),
         stage("{store: json, pure: true}"),

@@ -3,13 +3,18 @@
 mod answers;
 mod flows;
 mod limits;
+mod names;
 mod proxy;
+mod reach;
 mod redirects;
 mod requests;
 mod senders;
 mod statuses;
 mod tls;
 
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -44,9 +49,20 @@ impl Flow {
     }
 
     fn with_limits(limits: Limits) -> Self {
+        Self::of(HttpClients::with_limits(limits))
+    }
+
+    /// With short limits, where hosts are found so.
+    fn finding(
+        lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(HttpClients::with_limits(BRIEF).with_lookup(Arc::new(lookup)))
+    }
+
+    fn of(http: HttpClients) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut resources = resources(folder.path());
-        resources.http = HttpClients::with_limits(limits);
+        resources.http = http;
         let client = resources.http.open(None, folder.path(), &resources.clock);
         Self {
             resources,

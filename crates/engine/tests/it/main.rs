@@ -17,4 +17,5 @@ mod small_disk;
 mod state;
 mod steps;
 mod storages;
+mod webhook;
 mod worker;

@@ -249,7 +249,7 @@ http:
         "8:8 tls: `cert` and `key` go together",
         "8:13 tls: `no.pem` holds no certificate",
         "8:27 tls: cannot read `missing.pem`",
-        "8:40 tls: `insecure` is not built yet",
+        "8:40 tls: `insecure: true` beside `ca`",
         "9:14 : `max_bytes` must be from 1 to 1GiB",
     ] {
         assert!(problems.contains(part), "{part} not in:\n{problems}");

@@ -176,3 +176,87 @@ async fn a_peer_without_tls_is_told_apart() {
     assert_eq!(error.kind(), ErrorKind::Remote);
     contains(&error, &["does not speak TLS", "`http://`"]);
 }
+
+/// A real peer that speaks nothing newer than TLS 1.0; ends with the value.
+struct OldPeer(std::process::Child, u16);
+
+impl OldPeer {
+    fn start(identity: &Identity) -> Self {
+        let port = wiredflow_testkit::free_port();
+        let child = std::process::Command::new("openssl")
+            .args([
+                "s_server",
+                "-tls1",
+                "-cipher",
+                "ALL:@SECLEVEL=0",
+                "-www",
+                "-quiet",
+                "-accept",
+            ])
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("-cert")
+            .arg(&identity.certificate)
+            .arg("-key")
+            .arg(&identity.key)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let up = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        wiredflow_testkit::wait_until(std::time::Duration::from_secs(10), up);
+        Self(child, port)
+    }
+}
+
+impl Drop for OldPeer {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test]
+async fn d10_tls_1_0_is_refused_for_good_even_where_any_certificate_is_taken() {
+    let (flow, authority) = (Flow::new(), Authority::new());
+    let peer = OldPeer::start(&authority.server());
+    for tls in [
+        format!("ca: '{}'", authority.path().display()),
+        "insecure: true".to_owned(),
+    ] {
+        let stage = format!(
+            "http: {{url: 'https://127.0.0.1:{}/', tls: {{{tls}}}}}",
+            peer.1
+        );
+        let error = flow.error(&stage).await;
+        assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+        contains(&error, &["no TLS that is safe enough"]);
+    }
+}
+
+#[tokio::test]
+async fn d10_insecure_takes_any_certificate_for_one_component_only() {
+    let (flow, authority) = (Flow::new(), Authority::new());
+    for identity in [
+        authority.server(),
+        authority.expired(),
+        authority.wrong_host(),
+    ] {
+        let peer = peer(&identity);
+        let stage = |more: &str| format!("http: {{url: '{}'{more}}}", peer.url("/x"));
+        assert_eq!(flow.values(&stage(", tls: {insecure: true}")).await, [1]);
+        // Its neighbour has a connection of its own, and verifies.
+        let error = flow.error(&stage("")).await;
+        assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+        contains(&error, &["certificate is refused"]);
+    }
+    let found = crate::harness::problems(
+        "http: {url: 'https://x/', tls: {insecure: true}}",
+        flow.folder.path(),
+    );
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].contains("INSECURE: any certificate is taken"),
+        "{found:?}"
+    );
+}
