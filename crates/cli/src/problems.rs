@@ -64,7 +64,10 @@ impl Source {
             Entry {
                 severity: problem.severity.word(),
                 message: &problem.message,
-                file: self.file.as_deref(),
+                file: problem
+                    .elsewhere
+                    .as_ref()
+                    .map_or(self.file.as_deref(), |other| Some(&other.file)),
                 line: place(problem.span.line),
                 column: place(problem.span.column),
                 path: &problem.path,
@@ -81,7 +84,13 @@ impl Source {
     pub(crate) fn report(&self, problems: &[Problem], paint: Paint) -> String {
         let mut text = String::new();
         for problem in problems {
-            text.push_str(&self.one(problem, paint));
+            let one = match &problem.elsewhere {
+                Some(other) => {
+                    Self::file(other.file.clone(), other.text.clone()).one(problem, paint)
+                }
+                None => self.one(problem, paint),
+            };
+            text.push_str(&one);
             text.push('\n');
         }
         let count = |severity| {

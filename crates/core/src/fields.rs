@@ -68,9 +68,10 @@ impl Reading {
         crate::problem::any_error(&self.problems)
     }
 
-    /// All problems, in the order of the file.
+    /// All problems, in the order of the file; those of other files come last.
     pub fn into_problems(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|problem| problem.span);
+        self.problems
+            .sort_by_key(|problem| (problem.elsewhere.is_some(), problem.span));
         self.problems
     }
 

@@ -34,6 +34,17 @@ pub struct Problem {
     pub path: String,
     /// What is possible.
     pub help: Option<String>,
+    /// The file in which the place is, when it is not the flow file.
+    pub elsewhere: Option<Box<Elsewhere>>,
+}
+
+/// A file beside the flow file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Elsewhere {
+    /// Its path, as it is shown.
+    pub file: String,
+    /// What stands in it.
+    pub text: String,
 }
 
 impl Problem {
@@ -46,6 +57,7 @@ impl Problem {
             span,
             path,
             help: None,
+            elsewhere: None,
         }
     }
 
@@ -61,6 +73,13 @@ impl Problem {
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// Says that the place is in another file.
+    #[must_use]
+    pub fn elsewhere(mut self, file: Elsewhere) -> Self {
+        self.elsewhere = Some(Box::new(file));
         self
     }
 }

@@ -1,6 +1,7 @@
 //! What a storage promises.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use crate::condition::Conditions;
 use crate::error::Result;
@@ -93,6 +94,22 @@ impl Query {
     }
 }
 
+/// How a query in SQL reads a storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SqlView {
+    /// It loads the rows.
+    Rows,
+    /// It loads the rows, whose values are texts, of numbers too.
+    Texts,
+    /// It is a table of an SQLite file, which others may open for reading.
+    Table {
+        /// The file.
+        file: PathBuf,
+        /// The table, which may not be there yet.
+        table: String,
+    },
+}
+
 /// What a storage holds, in the shape that its mapping gives to user code.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Loaded {
@@ -152,4 +169,9 @@ pub trait Storage: Send {
 
     /// Reads what is committed.
     fn load(&mut self, query: &Query) -> Result<Loaded>;
+
+    /// How a query in SQL reads it.
+    fn sql_view(&self) -> SqlView {
+        SqlView::Rows
+    }
 }

@@ -20,6 +20,8 @@
 //! # drop(flow);
 //! ```
 
+mod steps;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::problem::any_error;
 
 pub use serde_json::json;
+pub use steps::{program, sql};
 pub use wiredflow_core::{Error, Result, Value};
 
 use crate::check::{Checked, check_node};

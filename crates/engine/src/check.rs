@@ -1,5 +1,6 @@
 //! From what the user wrote to a plan: every problem at once, nothing opened.
 
+mod python;
 pub(crate) mod storages;
 
 use std::path::{Path, PathBuf};
@@ -104,6 +105,9 @@ pub fn check_node(
         };
         checker.plan(scrubber.clone())
     });
+    if let Some(flow) = &flow {
+        python::check(flow, folder, &mut reading);
+    }
     if reading.failed() {
         plan = None;
     }

@@ -17,6 +17,7 @@ pub mod resources;
 pub mod run;
 pub mod senders;
 pub mod sources;
+mod sql;
 pub mod stages;
 pub mod state;
 pub mod storages;

@@ -1,31 +1,30 @@
 //! The user's own code, in whatever language: checked, opened and called in one way.
 
+mod keys;
+mod sql;
 mod threads;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use wiredflow_core::charge::Activity;
-use wiredflow_core::config;
-use wiredflow_core::config_reader::not_built_yet;
-use wiredflow_core::fields::FromNode;
 use wiredflow_core::frame::{self, Role, Start};
 use wiredflow_core::node::{Node, NodeKind};
-use wiredflow_core::problem::possible;
 use wiredflow_core::stage::Cx;
 use wiredflow_core::{Batch, Error, Map, Params, Result, Value};
 
-use crate::catalogue::CheckCx;
 use crate::functions::{Call, Function};
 use crate::resources::Resources;
+use crate::sql::Query;
 use crate::storages::StorageHandles;
+use sql::SqlCalls;
 use threads::{Ending, Threads};
 
-use crate::worker::{Launch, Pool, Request, Running, StageHost};
+use crate::worker::{Launch, Pool, Program, ProgramCall, Request, Running, StageHost};
 
-/// The keys that say "this is a function".
-pub(crate) const LANGUAGES: [&str; 5] = ["python", "rust", "program", "sql", "transform"];
+pub(crate) use keys::{FunctionKeys, LANGUAGES, prepare};
 
 /// How long a worker may take to load the user's file.
 const START_WITHIN: Duration = Duration::from_secs(60);
@@ -36,24 +35,9 @@ const AHEAD: usize = 2;
 /// The Python interpreter, unless the environment names another.
 const PYTHON: &str = "python3";
 
-config! {
-    /// Your own code: exactly one function, `python` or `rust`.
-    pub struct FunctionKeys {
-        /// A Python function: `file.py:name`, the file relative to the flow's folder.
-        python: Option<String>,
-        /// A Rust function that is linked in, by name.
-        rust: Option<String>,
-        /// A program: its command and arguments; not built yet.
-        program: Option<Node>,
-        /// SQL over the flow's storages; not built yet.
-        sql: Option<String>,
-        /// A record transformation; not built yet.
-        transform: Option<String>,
-        /// Arguments for the function, by name.
-        params: Option<Value>,
-        /// How many processes call a Python function side by side; more than 1 wants `parallel` too.
-        processes: usize = "1",
-    }
+/// The Python interpreter.
+pub(crate) fn interpreter() -> String {
+    std::env::var("WIREDFLOW_PYTHON").unwrap_or_else(|_| PYTHON.to_owned())
 }
 
 /// Whether a node names a function.
@@ -78,6 +62,10 @@ enum Code {
     Python(String),
     /// Linked in.
     Rust(Function),
+    /// A command and its arguments.
+    Program(Vec<String>),
+    /// A query.
+    Sql(Query),
 }
 
 impl std::fmt::Debug for Code {
@@ -85,128 +73,10 @@ impl std::fmt::Debug for Code {
         match self {
             Self::Python(source) => write!(f, "python {source}"),
             Self::Rust(_) => f.write_str("rust"),
+            Self::Program(command) => write!(f, "program {command:?}"),
+            Self::Sql(query) => write!(f, "{query:?}"),
         }
     }
-}
-
-/// Reads and checks a function.
-pub(crate) fn prepare(node: &Node, role: Role, cx: &mut CheckCx<'_>) -> Option<FunctionPlan> {
-    if let Some(word) = node.as_text() {
-        let help = match word.rsplit_once(':') {
-            Some((file, _)) if file.ends_with(".py") => format!("write `{{python: \"{word}\"}}`"),
-            _ => "possible: `{python: \"file.py:name\"}`, `{rust: name}`".to_owned(),
-        };
-        cx.reading.error_with_help(
-            node.span,
-            "a function is a map of its language".to_owned(),
-            help,
-        );
-        return None;
-    }
-    let keys = FunctionKeys::from_node(node, cx.reading)?;
-    let given: Vec<&str> = LANGUAGES
-        .iter()
-        .copied()
-        .filter(|language| node.entry(language).is_some())
-        .collect();
-    let [language] = given[..] else {
-        let message = match given.len() {
-            0 => "a function is missing".to_owned(),
-            _ => format!(
-                "`{}` beside `{}`: there is exactly one function",
-                given[1], given[0]
-            ),
-        };
-        let help = "possible: `python: \"file.py:name\"`, `rust: name`";
-        cx.reading.error_with_help(node.span, message, help);
-        return None;
-    };
-    let span = node
-        .entry(language)
-        .map_or(node.span, |entry| entry.value.span);
-    let params = match keys.params {
-        None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(params)) => params,
-        Some(_) => {
-            let span = node.entry("params").map_or(span, |entry| entry.value.span);
-            cx.reading
-                .error(span, "`params` is a map of arguments by name");
-            return None;
-        }
-    };
-    if !(1..=64).contains(&keys.processes) {
-        cx.reading.error(span, "`processes` must be from 1 to 64");
-    }
-    let code = match (keys.python, keys.rust) {
-        (Some(source), _) => {
-            check_python(
-                &source,
-                node.entry("python").map_or(span, |entry| entry.value.span),
-                cx,
-            );
-            Code::Python(source)
-        }
-        (_, Some(name)) => {
-            let Some(function) = cx.functions.find(&name) else {
-                let message = format!("there is no Rust function `{name}` in this program");
-                let help = possible(&name, cx.functions.names());
-                let help = if cx.functions.names().next().is_some() {
-                    help
-                } else {
-                    "the plain tool has none: link it into a program of your own that ends in \
-                     `wiredflow::main(flow)`"
-                        .to_owned()
-                };
-                cx.reading.error_with_help(span, message, help);
-                return None;
-            };
-            Code::Rust(function)
-        }
-        _ => {
-            let help = "possible now: `python: \"file.py:name\"`, `rust: name`";
-            cx.reading
-                .error_with_help(span, not_built_yet(language), help);
-            return None;
-        }
-    };
-    Some(FunctionPlan {
-        code,
-        role,
-        params,
-        processes: keys.processes,
-    })
-}
-
-/// Looks whether the file is there and mentions the function; its code is not run.
-fn check_python(source: &str, span: wiredflow_core::node::Span, cx: &mut CheckCx<'_>) {
-    let Some((file, name)) = source.rsplit_once(':') else {
-        cx.reading
-            .error(span, format!("`{source}` is no `file.py:name`"));
-        return;
-    };
-    let path = cx.folder.join(file);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        cx.reading.error(
-            span,
-            format!("cannot read the file `{file}`: is it in the flow's folder?"),
-        );
-        return;
-    };
-    let defined: Vec<&str> = text.lines().filter_map(defined_name).collect();
-    if !defined.contains(&name) && !text.contains(name) {
-        let message = format!("`{file}` defines no `{name}`");
-        cx.reading
-            .error_with_help(span, message, possible(name, defined));
-    }
-}
-
-fn defined_name(line: &str) -> Option<&str> {
-    let rest = line
-        .strip_prefix("async ")
-        .unwrap_or(line)
-        .strip_prefix("def ")?;
-    rest.split(|character: char| !character.is_alphanumeric() && character != '_')
-        .next()
 }
 
 impl FunctionPlan {
@@ -214,6 +84,13 @@ impl FunctionPlan {
     pub(crate) async fn open(&self, resources: &Resources) -> Result<Logic> {
         let body = match &self.code {
             Code::Rust(function) => Body::Rust(Arc::clone(function), Threads::default()),
+            Code::Sql(query) => Body::Sql(SqlCalls::new(query.clone(), resources.storages.clone())),
+            Code::Program(command) => Body::Program(Program::new(
+                command.clone(),
+                resources.folder.to_path_buf(),
+                Arc::new(StageHost::new(resources)),
+                resources.clock.clone(),
+            )),
             Code::Python(source) => {
                 Body::Python(Box::new(self.open_python(source, resources).await?))
             }
@@ -227,7 +104,6 @@ impl FunctionPlan {
     }
 
     async fn open_python(&self, source: &str, resources: &Resources) -> Result<Python> {
-        let interpreter = std::env::var("WIREDFLOW_PYTHON").unwrap_or_else(|_| PYTHON.to_owned());
         let label = format!(
             "wiredflow:{}/{}/{}",
             resources.flow, resources.pipeline, resources.stage
@@ -249,7 +125,7 @@ impl FunctionPlan {
             heartbeat: None,
         };
         let pool = Pool::open(
-            Launch::python(&interpreter, &label),
+            Launch::python(&interpreter(), &label),
             start,
             self.processes,
             START_WITHIN,
@@ -276,6 +152,8 @@ pub(crate) struct Logic {
 enum Body {
     Python(Box<Python>),
     Rust(Function, Threads),
+    Program(Program),
+    Sql(SqlCalls),
 }
 
 impl std::fmt::Debug for Body {
@@ -283,6 +161,8 @@ impl std::fmt::Debug for Body {
         match self {
             Self::Python(python) => write!(f, "{python:?}"),
             Self::Rust(..) => f.write_str("rust"),
+            Self::Program(program) => write!(f, "{program:?}"),
+            Self::Sql(calls) => write!(f, "{calls:?}"),
         }
     }
 }
@@ -299,6 +179,8 @@ pub(crate) enum Outputs<'a> {
     Worker(Box<Running<'a>>),
     /// From a thread of this process.
     Thread(mpsc::Receiver<Value>, Ending),
+    /// Of a call that has ended.
+    Ready(VecDeque<Batch>),
 }
 
 impl Logic {
@@ -336,6 +218,14 @@ impl Logic {
                 };
                 Ok(Outputs::Thread(take, threads.begin(run)?))
             }
+            Body::Program(program) => {
+                let call = self.program_call(batch, &params, cx)?;
+                Ok(Outputs::Ready(self.outputs(program.run(call).await?)))
+            }
+            Body::Sql(calls) => {
+                let rows = calls.call(batch.clone(), params).await?;
+                Ok(Outputs::Ready(self.outputs(rows)))
+            }
         }
     }
 
@@ -347,6 +237,48 @@ impl Logic {
             first.get_or_insert(output);
         }
         Ok(first.unwrap_or_default())
+    }
+
+    fn program_call(&self, batch: &Batch, params: &Map, cx: &Cx) -> Result<ProgramCall> {
+        let unwritten = |error| Error::data(format!("cannot be written as JSON: {error}"));
+        let mut input = Vec::new();
+        for (index, value) in batch.values().enumerate() {
+            serde_json::to_writer(&mut input, value)
+                .map_err(|error| unwritten(error).at_record(index))?;
+            input.push(b'\n');
+        }
+        let params = serde_json::to_string(params).map_err(unwritten)?;
+        Ok(ProgramCall {
+            input,
+            variables: vec![
+                ("WIREDFLOW_PARAMS", params),
+                ("WIREDFLOW_FLOW", cx.flow.to_string()),
+                ("WIREDFLOW_PIPELINE", cx.pipeline.to_string()),
+                ("WIREDFLOW_STAGE", cx.stage.to_string()),
+                ("WIREDFLOW_ATTEMPT", cx.attempt.to_string()),
+            ],
+            gives: !matches!(self.role, Role::Store | Role::Send),
+        })
+    }
+
+    /// The documents of a call that gives them all at its end. To a configuration each is a set of params; to all
+    /// others they are one batch, in which an array stands for many records and null for none.
+    fn outputs(&self, documents: Vec<Value>) -> VecDeque<Batch> {
+        match self.role {
+            Role::Store | Role::Send => VecDeque::new(),
+            Role::Configuration => documents.into_iter().map(Batch::of_document).collect(),
+            Role::CoreLogic | Role::Http | Role::Preprocess => {
+                let mut records = Vec::with_capacity(documents.len());
+                for document in documents {
+                    match document {
+                        Value::Null => {}
+                        Value::Array(many) => records.extend(many),
+                        one => records.push(one),
+                    }
+                }
+                VecDeque::from([Batch::of_values(records)])
+            }
+        }
     }
 
     /// The stage's own params, and over them a configuration's: those say what is to be made, and so are not for
@@ -372,6 +304,7 @@ impl Outputs<'_> {
                 Some(value) => Ok(Some(Batch::of_document(value))),
                 None => ending.wait().await.map(|()| None),
             },
+            Self::Ready(batches) => Ok(batches.pop_front()),
         }
     }
 
@@ -385,6 +318,7 @@ impl Outputs<'_> {
                 drop(ending.wait().await);
                 Ok(())
             }
+            Self::Ready(_) => Ok(()),
         }
     }
 }

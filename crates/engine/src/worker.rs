@@ -10,9 +10,11 @@
 
 mod client;
 mod gate;
+mod group;
 mod launch;
 mod pool;
 mod process;
+mod program;
 mod spawner;
 mod stderr;
 mod storages;
@@ -27,6 +29,7 @@ use wiredflow_core::{Batch, Map, Result};
 pub use client::{Call, CallError, Client, Link, Loss, StartError};
 pub use launch::Launch;
 pub use pool::{Pool, Running};
+pub(crate) use program::{Program, ProgramCall, look_for};
 pub use storages::StageHost;
 
 /// What a worker may ask of its host while it works.

@@ -16,7 +16,7 @@ pub(crate) const ENTRY: StageEntry = StageEntry::with::<FunctionKeys>(
     Work::Function,
     prepare,
 )
-.saying("The user's own code at work on the records: a function in Python or Rust. What it returns or yields goes on.");
+.saying("The user's own code at work on the records: a function in Python or Rust, any program, or SQL. What it returns or yields goes on.");
 
 fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
     let plan = logic::prepare(node, Role::CoreLogic, cx)?;

@@ -19,7 +19,7 @@ use crate::senders::{AnySender, Message, SENDERS};
 
 config! {
     /// Sends records. Beside its keys stands one receiver (`mqtt`, `http_post`, `http_put`; see below)
-    /// or a function (`python:`, `rust:`).
+    /// or a function (`python:`, `rust:`, `program:`).
     pub struct SendKeys {
         /// Only this field's value is sent, a text as it is and anything else as JSON; a record without
         /// it is passed over. Left out, the whole record is sent as JSON.
@@ -48,7 +48,7 @@ fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
         let names = SENDERS
             .iter()
             .map(|entry| entry.card.name)
-            .chain(["python", "rust"]);
+            .chain(["python", "rust", "program"]);
         unknown(&kind.key, "receiver", kind.span, names, &[], cx);
         return None;
     };

@@ -21,7 +21,7 @@ use crate::storages::StorageHandle;
 
 config! {
     /// Keeps records. Its value is the name of a shared storage, a kind of storage (see below), or a
-    /// function (`python:`, `rust:`).
+    /// function (`python:`, `rust:`, `program:`).
     pub struct StoreKeys {
         /// How new rows join those that are stored.
         mapping: wiredflow_core::config::MappingWord = "extend",

@@ -17,7 +17,9 @@ use std::sync::Arc;
 
 use ::csv::{ReaderBuilder, StringRecord, Terminator};
 use wiredflow_core::node::Node;
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, Storage};
+use wiredflow_core::storage::{
+    CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, SqlView, Storage,
+};
 use wiredflow_core::{Error, Map, Result, Value, config, words};
 
 use super::StoragePlace;
@@ -145,6 +147,10 @@ impl Storage for Csv {
         } else {
             Loaded::Nothing
         })
+    }
+
+    fn sql_view(&self) -> SqlView {
+        SqlView::Texts
     }
 }
 

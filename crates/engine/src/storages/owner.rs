@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, Storage};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, SqlView, Storage};
 use wiredflow_core::{Batch, Error, ErrorKind, Result, Value};
 
 use crate::catalogue::StorageOpener;
@@ -32,6 +32,10 @@ enum Job {
         storage: usize,
         query: Query,
         reply: oneshot::Sender<Result<Loaded>>,
+    },
+    View {
+        storage: usize,
+        reply: oneshot::Sender<Result<SqlView>>,
     },
     /// Closes all storages and ends the thread.
     Close,
@@ -184,6 +188,15 @@ impl StorageHandle {
         answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
+    /// How a query in SQL reads it, once it is open. Panics where a task of the runtime calls it.
+    pub fn sql_view_blocking(&self) -> Result<SqlView> {
+        let (reply, answer) = oneshot::channel();
+        let storage = self.index;
+        let job = Job::View { storage, reply };
+        self.jobs.blocking_send(job).map_err(|_| self.gone())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
+    }
+
     fn load_job(&self, query: Query) -> (Job, oneshot::Receiver<Result<Loaded>>) {
         let (reply, answer) = oneshot::channel();
         let storage = self.index;
@@ -252,6 +265,12 @@ fn write(mut queue: mpsc::Receiver<Job>, mut shelf: Shelf) {
                     query,
                     reply,
                 } => loads.push((storage, query, reply)),
+                Job::View { storage, reply } => {
+                    let owned = shelf.get_mut(&storage);
+                    let view = owned.map(|owned| owned.with(|storage| Ok(storage.sql_view())));
+                    // The caller may have gone.
+                    drop(view.map(|view| reply.send(view)));
+                }
                 Job::Close => {
                     open = false;
                     queue.close();

@@ -1,7 +1,7 @@
 //! `sqlite`: a table, with rows and the source's cursor in one transaction.
 //!
 //! One column for each top-level field, added when it is first seen. A record that is no object goes to
-//! a column `value`. How values are kept is in [`values`]; what SQLite does not tell apart is not kept apart:
+//! a column `value`. How values are kept is in [`crate::sql::values`]; what SQLite does not tell apart is not kept apart:
 //! a field that differs from a column in letter case only is refused, and a null and a missing field are both
 //! NULL and loaded as null.
 
@@ -11,7 +11,6 @@ mod failure;
 mod opening;
 mod plan;
 mod table;
-mod values;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,12 +19,15 @@ use std::sync::Arc;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, Storage};
+use wiredflow_core::storage::{
+    CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, SqlView, Storage,
+};
 use wiredflow_core::{Error, Result, Value};
 
 use super::StoragePlace;
 use crate::catalogue::{CheckCx, StorageKind};
 use crate::files::records::merged;
+use crate::sql::names::check_column;
 use failure::Failure;
 use plan::Plan;
 use table::Table;
@@ -71,7 +73,7 @@ impl StorageKind for Sqlite {
                 .error(span("path"), "`path` is not the path of a file");
         }
         if let Some(key) = &place.key {
-            if let Err(reason) = columns::check_column(key) {
+            if let Err(reason) = check_column(key) {
                 cx.reading.error(node.span, format!("`key`: {reason}"));
             }
             if place.mapping == Mapping::Update {
@@ -159,6 +161,13 @@ impl Storage for Sqlite {
         check_unchanged(&self.path, self.file)?;
         let loaded = self.table.load(&self.connection, query);
         loaded.map_err(|failure| failure.into_error(&self.path))
+    }
+
+    fn sql_view(&self) -> SqlView {
+        SqlView::Table {
+            file: self.path.clone(),
+            table: self.table.name().to_owned(),
+        }
     }
 }
 

@@ -1,36 +1,24 @@
 //! A worker that is a child process: started, watched, and ended with all that it has started.
 
-use std::fmt;
-use std::future::Future;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
-#[cfg(target_os = "linux")]
-use tokio::net::unix::pipe::Receiver;
-use tokio::process::Child;
 use wiredflow_core::Error;
 use wiredflow_core::frame::Start;
 
 use super::client::{Client, Link, Loss, StartError};
+use super::group::{GRACE, Group, described};
 use super::spawner::Spawner;
 use super::stderr::Stderr;
 use super::{Launch, WorkerHost};
 use crate::clock::Clock;
 use crate::tasks::Tasks;
 
-/// How long a process may take to end after SIGTERM, before SIGKILL.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// How long a process that is no longer needed may take to end by itself after its input has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long what a process has said last may take to arrive after its end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// How often a process is looked at where its end cannot be waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What processes are started with.
 #[derive(Clone)]
@@ -152,7 +140,7 @@ impl Process {
 
     /// The process's number.
     pub(super) fn id(&self) -> Option<u32> {
-        self.group.as_ref().and_then(|group| group.child.id())
+        self.group.as_ref().and_then(|group| group.id())
     }
 
     /// A call begins: the last lines of standard error are about it from now on.
@@ -235,105 +223,5 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.leave(FAREWELL);
-    }
-}
-
-/// A child process and the process group that it leads. Dropping it kills the group at once; the runtime reaps.
-struct Group {
-    child: Child,
-    pid: Option<Pid>,
-    clock: Clock,
-}
-
-impl Group {
-    fn of(child: Child, clock: Clock) -> Self {
-        let pid = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
-        Self { child, pid, clock }
-    }
-
-    /// Comes true when the child has ended. It is not reaped by this, so that its number stays its own.
-    fn exited(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (pid, clock) = (self.pid, self.clock.clone());
-        async move {
-            let Some(pid) = pid else { return };
-            #[cfg(target_os = "linux")]
-            if let Ok(descriptor) =
-                rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-                && let Ok(watched) = Receiver::from_owned_fd_unchecked(descriptor)
-            {
-                // It is no pipe and nothing is read from it: a process's descriptor is readable when it has ended.
-                drop(watched.readable().await);
-                return;
-            }
-            while !has_ended(pid) {
-                clock.sleep(LOOK_EVERY).await;
-            }
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        self.pid.is_none_or(has_ended)
-    }
-
-    async fn exits_within(&self, patience: Duration) -> bool {
-        tokio::select! {
-            biased;
-            () = self.exited() => true,
-            () = self.clock.sleep(patience) => false,
-        }
-    }
-
-    /// Ends the group: patience, SIGTERM, two seconds, SIGKILL. The child is reaped last: until then nobody else can
-    /// get its number, and so the group's.
-    async fn end(mut self, patience: Duration) -> Option<ExitStatus> {
-        if !self.exits_within(patience).await {
-            self.signal(Signal::TERM);
-            self.exits_within(GRACE).await;
-        }
-        self.signal(Signal::KILL);
-        self.child.wait().await.ok()
-    }
-
-    /// Says something to the whole group, as long as the child has not been reaped.
-    fn signal(&self, signal: Signal) {
-        if let (Some(pid), Some(_)) = (self.pid, self.child.id()) {
-            // It fails when nobody is left to hear it.
-            rustix::process::kill_process_group(pid, signal).ok();
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
-}
-
-impl fmt::Debug for Group {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Group({:?})", self.child.id())
-    }
-}
-
-/// Looks without reaping.
-fn has_ended(pid: Pid) -> bool {
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    !matches!(rustix::process::waitid(WaitId::Pid(pid), look), Ok(None))
-}
-
-fn described(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => {
-            format!("ended with exit status {code}")
-        }
-        (None, Some(9)) => {
-            "was killed by signal 9; if nobody did it, the machine had no memory left".to_owned()
-        }
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
-        (None, None) => "ended".to_owned(),
     }
 }

@@ -2,13 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::values::JSON_TEXT;
-
-/// The longest name of a table or a column, in characters.
-const LONGEST_NAME: usize = 200;
-
-/// SQLite's name for a row's number, by which rows are ordered. No field may have it.
-pub(super) const ROW_ID: &str = "_rowid_";
+use crate::sql::names::{check_name, quote};
+use crate::sql::values::JSON_TEXT;
 
 /// The columns in their order, and where each name stands; names that differ in case only are one.
 #[derive(Clone, Debug, Default)]
@@ -49,17 +44,6 @@ impl Column {
     }
 }
 
-/// Whether a field can be a column.
-pub(super) fn check_column(name: &str) -> Result<(), String> {
-    check_name(name, "column")?;
-    if name.eq_ignore_ascii_case(ROW_ID) {
-        return Err(format!(
-            "`{name}` cannot be a column: it is SQLite's name for a row's number"
-        ));
-    }
-    Ok(())
-}
-
 /// Whether a name can be a table's.
 pub(super) fn check_table(name: &str) -> Result<(), String> {
     check_name(name, "table")?;
@@ -70,23 +54,4 @@ pub(super) fn check_table(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-fn check_name(name: &str, what: &str) -> Result<(), String> {
-    let shown: String = name.chars().take(40).collect();
-    let shown = shown.escape_debug();
-    if name.contains('\0') {
-        return Err(format!("`{shown}` cannot be a {what}: it has a zero byte"));
-    }
-    if name.is_empty() || name.chars().nth(LONGEST_NAME).is_some() {
-        return Err(format!(
-            "`{shown}` cannot be a {what}: it has 1 to {LONGEST_NAME} characters"
-        ));
-    }
-    Ok(())
-}
-
-/// A name as it stands in SQL.
-pub(super) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -9,7 +9,8 @@ use rusqlite::types::Value as Cell;
 use wiredflow_core::Value;
 use wiredflow_core::condition::{Comparison, Condition, Conditions, Order};
 
-use super::columns::{Columns, quote};
+use super::columns::Columns;
+use crate::sql::names::quote;
 
 /// More parameters than this are not worth a statement.
 const MOST: usize = 500;

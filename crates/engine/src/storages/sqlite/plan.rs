@@ -2,9 +2,10 @@
 
 use wiredflow_core::{Error, Result, Value};
 
-use super::columns::{Columns, check_column, quote};
+use super::columns::Columns;
 use super::table::Table;
-use super::values::is_nested;
+use crate::sql::names::{check_column, quote};
+use crate::sql::values::{fields, is_nested};
 
 /// SQLite's own limit.
 const MOST_COLUMNS: usize = 2000;
@@ -161,16 +162,6 @@ impl Shape {
             .zip(&self.fields)
             .all(|((name, _), field)| name == field)
     }
-}
-
-/// A record's fields; what is no object is the value of a field of that name.
-pub(super) fn fields(row: &Value) -> impl Iterator<Item = (&str, &Value)> {
-    let object = row.as_object();
-    let lone = object.is_none().then_some(("value", row));
-    let of_object = object.into_iter().flatten();
-    of_object
-        .map(|(name, value)| (name.as_str(), value))
-        .chain(lone)
 }
 
 fn check_key(key: &str, shape: &Shape, row: &Value) -> Result<(), String> {

@@ -4,11 +4,12 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 use wiredflow_core::storage::{Loaded, Mapping, Query};
 use wiredflow_core::{Error, Map, Result, Value};
 
-use super::columns::{Column, Columns, ROW_ID, quote};
+use super::columns::{Column, Columns};
 use super::conditions::narrowed;
 use super::failure::Failure;
-use super::plan::{Plan, Shape, fields};
-use super::values::{Cell, JSON_TEXT, read};
+use super::plan::{Plan, Shape};
+use crate::sql::names::{ROW_ID, quote};
+use crate::sql::values::{Cell, JSON_TEXT, fields, read};
 
 /// Shapes of records that are remembered; beyond that all are forgotten.
 const SHAPES: usize = 256;

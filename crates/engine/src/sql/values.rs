@@ -16,18 +16,18 @@ use crate::files::value::write_json;
 
 /// The declared type of columns that hold JSON. Its TEXT affinity leaves the text as it is, which plain
 /// `JSON` would not: SQLite takes that for a number's type.
-pub(super) const JSON_TEXT: &str = "JSON_TEXT";
+pub(crate) const JSON_TEXT: &str = "JSON_TEXT";
 
 /// Whether a value makes a new column one of JSON.
-pub(super) fn is_nested(value: &Value) -> bool {
+pub(crate) fn is_nested(value: &Value) -> bool {
     value.is_array() || value.is_object()
 }
 
 /// A value on its way into a column.
-pub(super) struct Cell<'v> {
-    pub(super) value: &'v Value,
+pub(crate) struct Cell<'v> {
+    pub(crate) value: &'v Value,
     /// The column holds JSON.
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 impl ToSql for Cell<'_> {
@@ -65,7 +65,7 @@ fn json_text(value: &Value) -> rusqlite::Result<ToSqlOutput<'static>> {
 }
 
 /// A stored value as JSON. Bytes, which another program may have stored, come as base64.
-pub(super) fn read(stored: ValueRef<'_>, json: bool) -> Value {
+pub(crate) fn read(stored: ValueRef<'_>, json: bool) -> Value {
     match stored {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(integer) => Value::from(integer),
@@ -76,4 +76,14 @@ pub(super) fn read(stored: ValueRef<'_>, json: bool) -> Value {
         }
         ValueRef::Blob(bytes) => Value::String(STANDARD.encode(bytes)),
     }
+}
+
+/// A record's fields; what is no object is the value of a field of that name.
+pub(crate) fn fields(row: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let object = row.as_object();
+    let lone = object.is_none().then_some(("value", row));
+    let of_object = object.into_iter().flatten();
+    of_object
+        .map(|(name, value)| (name.as_str(), value))
+        .chain(lone)
 }
