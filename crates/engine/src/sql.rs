@@ -138,6 +138,8 @@ struct Session {
     tables: BTreeSet<String>,
     /// Tables of ours without rows: their columns are not known.
     empty: Vec<String>,
+    /// Names in attached files, in small letters; those of them that are not in `tables` are not for the query.
+    others: BTreeSet<String>,
     /// The files that are attached.
     files: Vec<std::path::PathBuf>,
     /// Whether only reading is allowed.
@@ -166,6 +168,7 @@ impl Session {
             connection: set_up().map_err(|error| failure(&error))?,
             tables: TABLE_FUNCTIONS.map(str::to_owned).into(),
             empty: Vec::new(),
+            others: BTreeSet::new(),
             files: Vec::new(),
             guarded: Arc::default(),
         })
@@ -209,6 +212,13 @@ impl Session {
                 let number = self.files.len();
                 let attach = format!("ATTACH ?1 AS wiredflow_{number}");
                 self.connection.execute(&attach, [uri]).map_err(told)?;
+                let names = format!("SELECT lower(name) FROM wiredflow_{number}.sqlite_schema");
+                let mut statement = self.connection.prepare(&names).map_err(told)?;
+                let names = statement.query_map((), |row| row.get::<_, String>(0));
+                for name in names.map_err(told)? {
+                    self.others.insert(name.map_err(told)?);
+                }
+                drop(statement);
                 self.files.push(file.to_owned());
                 number
             }
@@ -238,13 +248,21 @@ impl Session {
     /// From here on only SELECT, and only from the tables of the query.
     fn guard(&mut self, stopped: &Arc<AtomicBool>) -> Result<()> {
         let guarded = Arc::clone(&self.guarded);
-        let tables = self.tables.clone();
+        let (tables, others) = (self.tables.clone(), self.others.clone());
         let allowed = move |action: AuthAction<'_>| match action {
             AuthAction::Select | AuthAction::Recursive => true,
             AuthAction::Function { function_name } => {
                 !function_name.eq_ignore_ascii_case("load_extension")
             }
-            AuthAction::Read { table_name, .. } => tables.contains(&table_name.to_lowercase()),
+            AuthAction::Read {
+                table_name,
+                column_name,
+            } => {
+                let table = table_name.to_lowercase();
+                // Without a column it may also be a name that the query itself gives (`WITH`).
+                let own = column_name.is_empty() && !others.contains(&table) && !is_system(&table);
+                tables.contains(&table) || own
+            }
             _ => false,
         };
         let decide = move |context: AuthContext<'_>| {
@@ -403,6 +421,13 @@ impl Session {
     }
 }
 
+/// Names of SQLite's own and of ours.
+fn is_system(name: &str) -> bool {
+    ["sqlite_", "pragma_", "_wiredflow_"]
+        .iter()
+        .any(|start| name.starts_with(start))
+}
+
 /// Why a statement may not run.
 enum Refused {
     By(rusqlite::Error),
@@ -445,16 +470,17 @@ impl Refused {
                 "it is more than one statement".to_owned()
             }
             Self::By(error) if error.sqlite_error_code() == denied => ONLY_SELECT.to_owned(),
-            Self::By(error) => match self.text() {
-                Some(text) => match text.strip_prefix("no such table: ") {
-                    Some(table) => {
-                        let known = storages.iter().map(String::as_str).chain([INPUT]);
-                        format!("there is no table `{table}`: {}", possible(table, known))
-                    }
-                    None => text.to_owned(),
-                },
-                None => error.to_string(),
-            },
+            Self::By(error) => {
+                let text = self.text().map_or_else(|| error.to_string(), str::to_owned);
+                if let Some(table) = text.strip_prefix("no such table: ") {
+                    let known = storages.iter().map(String::as_str).chain([INPUT]);
+                    return format!("there is no table `{table}`: {}", possible(table, known));
+                }
+                match text.strip_prefix("not authorized to use function: ") {
+                    Some(function) => format!("the function `{function}` is not possible here"),
+                    None => text,
+                }
+            }
         }
     }
 

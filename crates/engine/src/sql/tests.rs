@@ -49,9 +49,10 @@ fn e9_whatever_is_no_select_over_the_flows_storages_is_refused_before_it_runs() 
         "vacuum into 'x.db'",
         "pragma writable_schema = on",
         "begin",
-        "select load_extension('x')",
         "select * from sqlite_schema",
         "select * from pragma_table_info('numbers')",
+        "select count(*) from sqlite_schema",
+        "select 1 from pragma_database_list",
         "with x as (select 1) delete from numbers",
     ] {
         refused(sql, "only `SELECT` is possible");
@@ -63,6 +64,10 @@ fn e9_whatever_is_no_select_over_the_flows_storages_is_refused_before_it_runs() 
         refused(sql, "only `SELECT` is possible");
     }
     refused("select 1; select 2", "more than one statement");
+    refused(
+        "select load_extension('x')",
+        "`load_extension` is not possible here",
+    );
 }
 
 #[test]

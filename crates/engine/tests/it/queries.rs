@@ -93,6 +93,33 @@ fn e9_names_of_storages_and_what_is_stored_are_never_sql() {
 }
 
 #[test]
+fn e9_other_tables_of_the_same_file_are_not_for_the_query() {
+    let bench = bench();
+    asked(&bench, "sqlite", "select 1 as one from numbers limit 1");
+    let file = bench.folder().join("data/test.db");
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("CREATE TABLE secrets (a)").unwrap();
+    drop(other);
+    for table in [
+        "secrets",
+        "wiredflow_0.secrets",
+        "wiredflow_0.sqlite_schema",
+    ] {
+        for what in ["count(*)", "rowid"] {
+            let report = bench.run(&format!(
+                "storages: {{numbers: {{sqlite: {{}}}}}}\npipelines:\n  ask:\n    once: true\n    stages:\n      \
+                 - core_logic: {{sql: \"select id from numbers where 1 = (select {what} from {table})\"}}\n"
+            ));
+            let error = report.error.unwrap();
+            assert!(
+                error.contains("the flow's own storages"),
+                "{what} from {table}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_rows_of_a_configuration_run_the_rest_once_each() {
     let bench = bench().with("params", |call| Ok(Value::Object((*call.params).clone())));
     let report = bench.run(
