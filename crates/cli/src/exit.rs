@@ -36,6 +36,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What is told.
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::Closed => "nobody reads standard output any more",
+            Self::Told(_, message) => message,
+        }
+    }
+
     /// The work failed.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::Told(Exit::Failed, message.into())

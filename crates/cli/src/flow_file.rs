@@ -200,7 +200,7 @@ fn no_file() -> Failure {
 }
 
 /// The folder of a file: relative paths start here.
-fn folder_of(file: &Path) -> PathBuf {
+pub(crate) fn folder_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
         _ => PathBuf::from("."),

@@ -37,6 +37,7 @@ mod service;
 mod table;
 mod tool;
 mod verbs;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ use wiredflow_engine::plan::Plan;
 use wiredflow_engine::run::{self, RunOptions};
 
 use crate::exit::{Exit, Failure};
+use crate::watch::Watch;
 
 /// How long what was cut off may take to let go.
 const LAST_MOMENTS: Duration = Duration::from_millis(500);
@@ -26,7 +27,8 @@ pub(crate) struct Served {
 }
 
 /// Runs the plan to its end: by itself, by a limit, or by SIGINT or SIGTERM. `look` is called with the
-/// figures, each `every`; with `Break` it ends the run in good order.
+/// figures, each `every`; with `Break` it ends the run in good order. With `watch` the end of a plan by itself is
+/// no end, and a changed one takes the place of the one that runs, which finishes what is in flight.
 ///
 /// # Errors
 /// `Failed` when it cannot start.
@@ -35,9 +37,20 @@ pub(crate) fn serve(
     options: &RunOptions,
     every: Option<Duration>,
     look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
+    watch: Option<&mut Watch<'_>>,
 ) -> Result<Served, Failure> {
     let runtime = runtime()?;
-    let served = runtime.block_on(follow(plan, options, every, look));
+    let served = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        match watch {
+            None => {
+                let mut changes = std::future::pending();
+                let session = session(plan, options, every, look, &mut signals, &mut changes);
+                session.await?.served()
+            }
+            Some(watch) => follow_changes(plan, options, every, look, &mut signals, watch).await,
+        }
+    });
     runtime.shutdown_timeout(LAST_MOMENTS);
     served
 }
@@ -63,19 +76,63 @@ fn pipelines(plan: &Plan, options: &RunOptions) -> usize {
     }
 }
 
-async fn follow(
+/// Why a session has ended.
+#[derive(Debug)]
+enum Why {
+    /// Nothing was left to do, its time was over, it failed, or nobody watched any more.
+    Itself,
+    /// A signal.
+    Signal,
+    /// Two signals.
+    AtOnce,
+    /// This plan takes its place.
+    Change(Box<Plan>),
+}
+
+/// A plan that has run.
+#[derive(Debug)]
+struct Session {
+    report: Option<RunReport>,
+    why: Why,
+}
+
+impl Session {
+    /// As the end of all.
+    fn served(self) -> Result<Served, Failure> {
+        let interrupted = matches!(self.why, Why::AtOnce);
+        match self.report {
+            Some(report) => {
+                let exit = match (interrupted, report.ok) {
+                    (true, _) => Exit::Interrupted,
+                    (false, true) => Exit::Done,
+                    (false, false) => Exit::Failed,
+                };
+                Ok(Served { report, exit })
+            }
+            None => Err(Failure::Told(
+                Exit::Interrupted,
+                "stopped at once".to_owned(),
+            )),
+        }
+    }
+}
+
+/// Runs one plan until it ends, or until a changed one comes.
+async fn session(
     plan: &Plan,
     options: &RunOptions,
     every: Option<Duration>,
     look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
-) -> Result<Served, Failure> {
-    let mut signals = Signals::listen()?;
+    signals: &mut Signals,
+    changes: &mut (impl Future<Output = Plan> + Unpin),
+) -> Result<Session, Failure> {
     let running = run::start(plan, options).map_err(|error| Failure::failed(error.message()))?;
     // Told when it is true: the state is open and no other process holds it.
     tracing::info!(flow = %plan.name, pipelines = pipelines(plan, options), "running; ^C stops it");
     let (stopper, figures) = (running.stopper(), running.figures());
     let mut ended = pin!(running.finished());
-    let mut stopping = false;
+    let mut why = Why::Itself;
+    let mut is_stopped = false;
     loop {
         let pause = async {
             match every {
@@ -83,22 +140,33 @@ async fn follow(
                 None => std::future::pending().await,
             }
         };
+        let is_open = !is_stopped;
         tokio::select! {
             ended = &mut ended => {
-                let exit = if ended.report.ok { Exit::Done } else { Exit::Failed };
-                return Ok(Served { report: ended.report, exit });
+                return Ok(Session { report: Some(ended.report), why });
             }
             () = signals.next() => {
-                if stopping {
+                if matches!(why, Why::Signal) {
                     break;
                 }
-                stopping = true;
+                // It may stop already, so that a changed plan can come: none comes now.
+                if !is_stopped {
+                    stopper.stop();
+                }
+                is_stopped = true;
+                why = Why::Signal;
                 tracing::info!("stopping: finishing what is in flight; again to stop at once");
+            }
+            plan = &mut *changes, if is_open => {
+                tracing::info!("the flow has changed: finishing what is in flight, then it goes on changed");
+                why = Why::Change(Box::new(plan));
+                is_stopped = true;
                 stopper.stop();
             }
             () = pause => {
                 let goes_on = figures.snapshot().is_none_or(|report| look(report).is_continue());
-                if !goes_on {
+                if !goes_on && !is_stopped {
+                    is_stopped = true;
                     stopper.stop();
                 }
             }
@@ -111,16 +179,89 @@ async fn follow(
         () = options.clock.sleep(AT_ONCE) => last,
         () = signals.next() => last,
     };
-    match report {
-        Some(report) => Ok(Served {
-            report,
-            exit: Exit::Interrupted,
-        }),
-        None => Err(Failure::Told(
-            Exit::Interrupted,
-            "stopped at once".to_owned(),
-        )),
+    Ok(Session {
+        report,
+        why: Why::AtOnce,
+    })
+}
+
+/// Runs a flow with all its changes. The figures are those of all its sessions.
+async fn follow_changes(
+    plan: &Plan,
+    options: &RunOptions,
+    every: Option<Duration>,
+    look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
+    signals: &mut Signals,
+    watch: &mut Watch<'_>,
+) -> Result<Served, Failure> {
+    let clock = &options.clock;
+    let begun = clock.monotonic();
+    let mut options = options.clone();
+    let limit = options.limit;
+    let mut plan = plan.clone();
+    let mut good: Option<Plan> = None;
+    let mut before: Option<RunReport> = None;
+    loop {
+        options.limit = limit.map(|limit| limit.saturating_sub(clock.monotonic() - begun));
+        let played = {
+            let mut look = |report| look(together(before.as_ref(), report));
+            let mut changes = pin!(watch.next(clock));
+            session(&plan, &options, every, &mut look, signals, &mut changes).await
+        };
+        let mut ended = match (played, good.take()) {
+            (Ok(ended), _) => ended,
+            (Err(failure), None) => return Err(failure),
+            (Err(failure), Some(last)) => {
+                // The folder of its state may be another's, or taken.
+                let reason = failure.message();
+                tracing::error!(
+                    "the changed flow cannot start: {reason}; going on with the one before"
+                );
+                plan = last;
+                continue;
+            }
+        };
+        ended.report = ended.report.map(|report| together(before.as_ref(), report));
+        let is_over = limit.is_some_and(|limit| clock.monotonic() - begun >= limit);
+        let next = match ended.why {
+            _ if is_over => return ended.served(),
+            Why::Signal | Why::AtOnce => return ended.served(),
+            Why::Change(next) => *next,
+            Why::Itself => {
+                let failed = ended.report.as_ref().is_some_and(|report| !report.ok);
+                let how = if failed { "has failed" } else { "has ended" };
+                tracing::info!("the flow {how}; waiting for a change of its files, ^C ends");
+                let left = limit.map(|limit| limit.saturating_sub(clock.monotonic() - begun));
+                let over = async {
+                    match left {
+                        Some(left) => clock.sleep(left).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    plan = watch.next(clock) => plan,
+                    () = signals.next() => return ended.served(),
+                    () = over => return ended.served(),
+                }
+            }
+        };
+        before = ended.report;
+        good = Some(std::mem::replace(&mut plan, next));
     }
+}
+
+/// The figures of a session and of those before it: pipelines together, stages as they are now.
+fn together(before: Option<&RunReport>, now: RunReport) -> RunReport {
+    let Some(before) = before else { return now };
+    let mut now = now;
+    now.seconds += before.seconds;
+    for (name, earlier) in &before.pipelines {
+        match now.pipelines.get_mut(name) {
+            Some(pipeline) => pipeline.add(earlier),
+            None => drop(now.pipelines.insert(name.clone(), earlier.clone())),
+        }
+    }
+    now
 }
 
 /// SIGINT and SIGTERM.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::fields::{FromNode, Reading};
+use crate::config_reader::StageKeys;
+use crate::fields::{Config, FromNode, Reading, offered};
 use crate::node::{Entry, Node, NodeKind, Span};
 use crate::problem::possible;
 use crate::schedule::{CatchUp, Overlap};
@@ -280,6 +281,12 @@ pub fn is_name(text: &str) -> bool {
 /// What a name may look like, for messages.
 pub const NAME_HELP: &str = "a name has 1 to 64 of the characters A-Z, a-z, 0-9, `_` and `-`";
 
+/// Whether a key beside a kind can be used already.
+fn is_offered(key: &str) -> bool {
+    let fields = [StageKeys::fields(), StorageOptions::fields()].concat();
+    offered(&fields).any(|name| name == key) || fields.iter().all(|field| field.name != key)
+}
+
 /// The one entry of a map that names the kind, and those that stand beside it.
 ///
 /// Reports when there is none or more than one. `kinds` is only for the message: an unknown kind is
@@ -314,7 +321,10 @@ pub fn split_kind<'n>(
         reading.error_with_help(
             other.span,
             message,
-            possible(&other.key, beside.iter().copied()),
+            possible(
+                &other.key,
+                beside.iter().copied().filter(|key| is_offered(key)),
+            ),
         );
     }
     let options = options.into_iter().cloned().collect();

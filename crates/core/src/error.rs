@@ -144,6 +144,24 @@ impl Error {
             .and_then(|details| details.trace.as_deref())
     }
 
+    /// The message, and below it the trace; the end of a trace that says the same again is left out.
+    pub fn told(&self) -> String {
+        let Some(trace) = self.trace() else {
+            return self.message.clone();
+        };
+        let trace = trace.trim_end();
+        let (above, last) = trace.rsplit_once('\n').unwrap_or(("", trace));
+        let trace = if self.message.contains(last.trim()) {
+            above
+        } else {
+            trace
+        };
+        if trace.is_empty() {
+            return self.message.clone();
+        }
+        format!("{}\n{trace}", self.message)
+    }
+
     /// How long the peer asked us to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         self.details
@@ -178,3 +196,26 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_trace_says_again_is_told_once() {
+        let error = Error::data("TypeError: no")
+            .with_trace("Traceback:\n  File \"l.py\", line 1\nTypeError: no\n");
+        let located = error.clone().context("stage `s`");
+        assert_eq!(
+            error.told(),
+            "TypeError: no\nTraceback:\n  File \"l.py\", line 1"
+        );
+        assert_eq!(
+            located.told(),
+            "stage `s`: TypeError: no\nTraceback:\n  File \"l.py\", line 1"
+        );
+        assert_eq!(Error::data("a").with_trace("b\nc").told(), "a\nb\nc");
+        assert_eq!(Error::data("a").with_trace("a").told(), "a");
+        assert_eq!(Error::data("a").told(), "a");
+    }
+}

@@ -84,13 +84,13 @@ impl Reading {
     pub fn entries<'n>(
         &mut self,
         node: &'n Node,
-        known: &[&str],
+        fields: &[Field],
         what: &str,
     ) -> Option<&'n [Entry]> {
         let entries = self.any_entries(node, what)?;
         for entry in entries {
-            if !known.contains(&entry.key.as_str()) {
-                let help = possible(&entry.key, known.iter().copied());
+            if fields.iter().all(|field| field.name != entry.key) {
+                let help = possible(&entry.key, offered(fields));
                 self.error_with_help(entry.span, format!("unknown key `{}`", entry.key), help);
             }
         }
@@ -198,8 +198,7 @@ macro_rules! config {
                 let short = <Self as $crate::fields::Config>::SHORT;
                 let fields = <Self as $crate::fields::Config>::fields();
                 let node = $crate::fields::widen(node, short);
-                let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
-                let entries = reading.entries(&node, &known, &$crate::fields::a_map_with(&known))?;
+                let entries = reading.entries(&node, &fields, &$crate::fields::a_map_with(&fields))?;
                 $( let $field = $crate::fields::read_field::<$type>(
                     &node, entries, $crate::fields::plain(stringify!($field)), $crate::config!(@default $($default)?), reading,
                 ); )*
@@ -242,19 +241,25 @@ macro_rules! words {
     (@list $first:literal $($rest:literal)*) => { concat!("`", $first, "`" $(, ", `", $rest, "`")*) };
 }
 
+/// The keys that can be used: not those whose documentation says that they are not built yet.
+pub fn offered(fields: &[Field]) -> impl Iterator<Item = &'static str> {
+    let built = |field: &&Field| !field.doc.contains("built yet");
+    fields.iter().filter(built).map(|field| field.name)
+}
+
 /// A field's key: a Rust keyword is written `r#where` in the declaration and `where` in the file.
 pub fn plain(field: &'static str) -> &'static str {
     field.strip_prefix("r#").unwrap_or(field)
 }
 
 /// What a config struct is in a file, for messages: a map with its keys.
-pub fn a_map_with(keys: &[&str]) -> String {
-    let shown: Vec<String> = keys
-        .iter()
+pub fn a_map_with(fields: &[Field]) -> String {
+    let keys = offered(fields).count();
+    let shown: Vec<String> = offered(fields)
         .take(6)
         .map(|key| format!("`{key}: …`"))
         .collect();
-    let more = if keys.len() > 6 { " …" } else { "" };
+    let more = if keys > 6 { " …" } else { "" };
     format!("a map such as {{{}{more}}}", shown.join(", "))
 }
 

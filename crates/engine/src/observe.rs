@@ -301,6 +301,29 @@ pub struct PipelineReport {
     pub last_error: Option<String>,
 }
 
+impl PipelineReport {
+    /// Adds the counts of an earlier run of the same pipeline.
+    pub fn add(&mut self, earlier: &Self) {
+        let (now, then) = (&mut self.deliveries, &earlier.deliveries);
+        for (count, more) in [
+            (&mut now.committed, then.committed),
+            (&mut now.failed, then.failed),
+            (&mut now.dead_lettered, then.dead_lettered),
+            (&mut now.skipped, then.skipped),
+            (&mut now.unfinished, then.unfinished),
+            (&mut self.records_in, earlier.records_in),
+            (&mut self.records_out, earlier.records_out),
+            (&mut self.records_skipped, earlier.records_skipped),
+            (&mut self.restarts, earlier.restarts),
+            (&mut self.ticks_skipped, earlier.ticks_skipped),
+        ] {
+            *count += more;
+        }
+        let last_error = self.last_error.take();
+        self.last_error = last_error.or_else(|| earlier.last_error.clone());
+    }
+}
+
 /// Deliveries by their end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Deliveries {

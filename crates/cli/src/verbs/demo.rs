@@ -29,6 +29,12 @@ const LOGIC: &str = include_str!("demo/logic.py");
 /// How often the demo looks what has happened.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long after its end a demo's files may be looked at in peace.
+const LOOKED_AT: Duration = Duration::from_secs(600);
+
+/// How the folder of a demo begins.
+const PREFIX: &str = "wiredflow-demo-";
+
 /// How many of the newest numbers of each storage the logic takes.
 const NEWEST: usize = 5;
 
@@ -85,7 +91,7 @@ impl Demo {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()), // nobody watches any more
         };
-        let served = serve(&plan, &options, (!is_silent).then_some(LOOK), look)?;
+        let served = serve(&plan, &options, (!is_silent).then_some(LOOK), look, None)?;
         tool.screen.show(Vec::new());
         if self.json {
             tool.print_json(&served.report)?;
@@ -101,8 +107,9 @@ impl Demo {
 fn write_files(peers: &Peers, language: Language) -> Result<PathBuf, Failure> {
     let told =
         |error: std::io::Error| Failure::failed(format!("cannot write the demo's files: {error}"));
+    remove_earlier();
     let folder = tempfile::Builder::new()
-        .prefix("wiredflow-demo-")
+        .prefix(PREFIX)
         .tempdir()
         .map_err(told)?
         .keep();
@@ -120,6 +127,32 @@ fn write_files(peers: &Peers, language: Language) -> Result<PathBuf, Failure> {
         std::fs::write(folder.join("logic.py"), LOGIC).map_err(told)?;
     }
     Ok(folder)
+}
+
+/// Removes what earlier demos of this user have left and that no demo uses now. What cannot be removed stays.
+fn remove_earlier() {
+    let place = std::env::temp_dir();
+    let Ok(entries) = std::fs::read_dir(place) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        // A link is no folder here, and stays.
+        if is_ours && entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_left(&entry.path()) {
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
+/// Whether a demo has run in a folder and has ended: it holds the lock of its state while it runs.
+fn is_left(folder: &Path) -> bool {
+    let lock = std::fs::OpenOptions::new()
+        .write(true)
+        .open(folder.join(".wiredflow/lock"));
+    let Ok(lock) = lock else { return false };
+    let ended = lock.metadata().and_then(|data| data.modified());
+    let is_old = ended.is_ok_and(|ended| ended.elapsed().is_ok_and(|ago| ago > LOOKED_AT));
+    is_old && lock.try_lock().is_ok()
 }
 
 fn check(tool: &Tool, folder: &Path) -> Result<Plan, Failure> {

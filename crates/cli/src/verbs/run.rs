@@ -14,6 +14,7 @@ use wiredflow_engine::run::RunOptions;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::service::{Served, serve};
 use crate::tool::Tool;
+use crate::watch::Watch;
 use crate::{flow_file, live};
 
 /// How often the live lines are drawn anew.
@@ -30,6 +31,10 @@ Examples:
   wiredflow run flow.yaml --once                       each pipeline once, now
   wiredflow run flow.yaml --for 1m --json > run.json   a minute, with the figures at the end
   wiredflow run flow.yaml --pipeline letters --log-level debug
+  wiredflow run flow.yaml --watch                      takes each change of flow.yaml and its Python files
+
+With --watch a change ends the whole flow in good order and starts it anew; no delivery is lost. A flow that
+ends or fails waits for the next change.
 
 Exit codes: 0 done, 1 the flow failed, 2 the file or the arguments are wrong, 130 a second ^C."
 )]
@@ -44,6 +49,11 @@ pub(crate) struct Run {
     /// Run each scheduled pipeline once, now, after its delay, and end
     #[arg(long)]
     once: bool,
+
+    /// Take the flow file and the files it names anew whenever they change; a change with problems is told and
+    /// not taken
+    #[arg(long, conflicts_with = "once")]
+    watch: bool,
 
     /// Run only this pipeline; can be given several times
     #[arg(long = "pipeline", value_name = "P")]
@@ -97,8 +107,31 @@ impl Run {
             state: tool.global.state.clone(),
             ..RunOptions::default()
         };
-        let served = follow(tool, plan, &options, self.json);
+        let mut watch = self.watch(tool)?;
+        let served = follow(tool, plan, &options, self.json, watch.as_mut());
         finish(tool, plan, served, self.json)
+    }
+
+    /// What looks at the flow's files from now on.
+    fn watch<'a>(&'a self, tool: &'a Tool) -> Result<Option<Watch<'a>>, Failure> {
+        if !self.watch {
+            return Ok(None);
+        }
+        let Some(file) = self.file.as_deref() else {
+            return Err(Failure::wrong(
+                "`--watch` looks at a file: name the flow file",
+            ));
+        };
+        let check = move || {
+            let subject = flow_file::check(tool, Some(file));
+            let subject = subject.map_err(|failure| failure.message().to_owned())?;
+            if let Some(plan) = &subject.checked.plan {
+                self.fits(plan)
+                    .map_err(|failure| failure.message().to_owned())?;
+            }
+            Ok(subject)
+        };
+        Ok(Some(Watch::new(file, check)))
     }
 
     /// Whether the arguments go with the flow.
@@ -129,18 +162,25 @@ impl Run {
 }
 
 /// Runs the plan, with live lines where a person looks.
-fn follow(tool: &Tool, plan: &Plan, options: &RunOptions, json: bool) -> Result<Served, Failure> {
+fn follow(
+    tool: &Tool,
+    plan: &Plan,
+    options: &RunOptions,
+    json: bool,
+    watch: Option<&mut Watch<'_>>,
+) -> Result<Served, Failure> {
     let screen = &tool.screen;
     let err = screen.err();
     let is_live = err.is_terminal && !json && !tool.global.quiet;
     let mut before: Option<RunReport> = None;
-    let served = serve(plan, options, is_live.then_some(REDRAW), &mut |report| {
+    let look = &mut |report: RunReport| {
         if let Some(columns) = err.columns() {
             screen.show(live::lines(&report, before.as_ref(), columns, err.paint));
         }
         before = Some(report);
         ControlFlow::Continue(())
-    });
+    };
+    let served = serve(plan, options, is_live.then_some(REDRAW), look, watch);
     screen.show(Vec::new());
     served
 }

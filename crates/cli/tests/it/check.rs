@@ -183,3 +183,53 @@ fn h8_a_name_in_the_file_cannot_colour_the_terminal() {
     let is_plain = |text: &str| text.chars().all(|one| one == '\n' || !one.is_control());
     assert!(is_plain(&checked.stdout), "{:?}", checked.stdout);
 }
+
+#[test]
+fn what_is_possible_is_what_is_built() {
+    let test = tool();
+    test.file("logic.py", "def f(**params):\n    pass\n");
+    test.file(
+        "flow.yaml",
+        "nmae: x\npipelines:\n  p:\n    once: true\n    dealy: 1s\n    stages:\n      - core_logic: {python: \"logic.py:f\", \
+         prams: {}}\n        timeuot: 1s\n      - store: {json: {folder: data}, mappnig: update}\n",
+    );
+    let document = test
+        .run(["check", "flow.yaml", "--json"])
+        .assert_code(2)
+        .json();
+    let problems = document["problems"].as_array().unwrap();
+    let help: Vec<&str> = problems
+        .iter()
+        .map(|one| one["help"].as_str().unwrap())
+        .collect();
+    assert_eq!(help.len(), 5, "{document}");
+    for (meant, help) in ["name", "delay", "params", "timeout", "mapping"]
+        .iter()
+        .zip(&help)
+    {
+        assert!(help.contains(&format!("did you mean `{meant}`?")), "{help}");
+    }
+    let stages = test.run(["stages", "--json"]).json();
+    let later = stages.to_string();
+    assert!(
+        later.contains("not built yet"),
+        "the catalogue says it where it explains the key"
+    );
+    for word in [
+        "listen",
+        "engine",
+        "remotes",
+        "isolation",
+        "remote",
+        "pure",
+        "keyed",
+        "pinned",
+        "required",
+    ] {
+        let word = format!("`{word}`");
+        assert!(
+            help.iter().all(|help| !help.contains(&word)),
+            "{word} in {help:?}"
+        );
+    }
+}

@@ -16,6 +16,7 @@ mod examples;
 mod graph;
 mod own_tests;
 mod peers;
+mod reload;
 mod run;
 mod stages;
 mod terminal;

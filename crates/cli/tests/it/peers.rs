@@ -162,3 +162,33 @@ fn what_init_writes_runs_against_mock_or_mock_says_which_port_is_taken() {
     mock.signal(wiredflow_testkit::Signal::Int);
     mock.wait(SOON).assert_code(0);
 }
+
+#[test]
+fn a_demo_removes_what_earlier_ones_have_left_and_nothing_that_is_in_use() {
+    let test = tool();
+    let temporary = test.path("tmp");
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    for (name, age) in [("old", Some(old)), ("held", Some(old)), ("new", None)] {
+        let lock = test.file(&format!("tmp/wiredflow-demo-{name}/.wiredflow/lock"), "{}");
+        let lock = std::fs::File::options().write(true).open(lock).unwrap();
+        if let Some(age) = age {
+            lock.set_modified(age).unwrap();
+        }
+    }
+    test.file("tmp/wiredflow-demo-starting/flow.yaml", "");
+    let held = temporary.join("wiredflow-demo-held/.wiredflow/lock");
+    let held = std::fs::File::options().write(true).open(held).unwrap();
+    held.lock().unwrap();
+    let test = test.env("TMPDIR", temporary.to_str().unwrap());
+    test.run(["demo", "--for", "100ms", "--json"])
+        .assert_code(0);
+    for (name, stays) in [
+        ("old", false),
+        ("held", true),
+        ("new", true),
+        ("starting", true),
+    ] {
+        let folder = temporary.join(format!("wiredflow-demo-{name}"));
+        assert_eq!(folder.exists(), stays, "{name}");
+    }
+}

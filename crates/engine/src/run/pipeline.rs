@@ -337,10 +337,6 @@ impl Shared {
     }
 
     fn tell_failure(&self, error: &Error) {
-        let trace = error
-            .trace()
-            .map(|trace| format!("\n{trace}"))
-            .unwrap_or_default();
-        tracing::error!("{}{trace}", error.message());
+        tracing::error!("{}", error.told());
     }
 }

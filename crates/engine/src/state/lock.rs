@@ -147,7 +147,10 @@ fn held(folder: &Path, flow: &str, file: &mut File) -> Error {
 
 /// The advice for a flow whose folder is another flow's.
 pub(super) fn own_folder(flow: &str) -> String {
-    format!("give `{flow}` a folder of its own with `state: .wiredflow-{flow}`")
+    format!(
+        "give `{flow}` a folder of its own: the line `state: .wiredflow-{flow}` in its file, or \
+         `--state .wiredflow-{flow}`"
+    )
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl<'a> Showing<'a> {
         text.push_str(&live::summary(report, out.columns(), out.paint));
         let folder = self.folder.display().to_string();
         text.push_str(&format!(
-            "\nThe flow and its data stay in {}\nNext: {} writes a flow of your own.\n",
+            "\nThe flow and its data stay in {} until the next demo\nNext: {} writes a flow of your own.\n",
             printable(&folder),
             out.paint.with(Ink::Cyan, "wiredflow init my_service"),
         ));

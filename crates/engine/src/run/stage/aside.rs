@@ -64,10 +64,6 @@ impl StageRun {
     fn tell_end(&self, error: &Error, outcome: Outcome) {
         self.pipeline.meter.error(error.message());
         let (pipeline, stage) = (&self.pipeline.name, &self.plan.name);
-        let trace = error
-            .trace()
-            .map(|trace| format!("\n{trace}"))
-            .unwrap_or_default();
         let what = match outcome {
             Outcome::Failed => {
                 return self.pipeline.stopping.fail(self.located(error.clone()));
@@ -76,7 +72,7 @@ impl StageRun {
             Outcome::Lost => "not kept, so it is not acknowledged",
             Outcome::Skipped | Outcome::Committed => "skipped",
         };
-        tracing::warn!(%pipeline, %stage, "{what}: {}{trace}", error.message());
+        tracing::warn!(%pipeline, %stage, "{what}: {}", error.told());
     }
 
     fn located(&self, error: Error) -> Error {
