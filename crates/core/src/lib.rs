@@ -20,6 +20,7 @@ pub mod charge;
 pub mod condition;
 pub mod config;
 pub mod config_reader;
+mod config_writer;
 pub mod delivery;
 pub mod error;
 pub mod field_path;

@@ -119,6 +119,26 @@ impl Node {
         self
     }
 
+    /// The same tree with no place in it: two flows read from such trees have nothing but their content.
+    #[must_use]
+    pub fn without_places(mut self) -> Self {
+        fn forget(node: &mut Node) {
+            node.span = Span::default();
+            match &mut node.kind {
+                NodeKind::List(items) => items.iter_mut().for_each(forget),
+                NodeKind::Map(entries) => {
+                    for entry in entries {
+                        entry.span = Span::default();
+                        forget(&mut entry.value);
+                    }
+                }
+                _ => {}
+            }
+        }
+        forget(&mut self);
+        self
+    }
+
     /// The entry with this key, if it is a map that has one.
     pub fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.kind {

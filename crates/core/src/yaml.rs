@@ -1,4 +1,6 @@
-//! YAML to nodes: a budgeted parser that keeps the place of every key and value.
+//! YAML to nodes: a budgeted parser that keeps the place of every key and value; and nodes to YAML.
+
+mod write;
 
 use std::fmt;
 
@@ -7,6 +9,8 @@ use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use crate::node::{Entry, Node, NodeKind, Span};
 use crate::problem::Problem;
+
+pub use write::write;
 
 /// The largest flow file, in bytes.
 pub const MAX_FILE: usize = 1 << 20;

@@ -212,7 +212,10 @@ impl Pipeline {
     pub fn http(self, request: impl Into<Component>) -> Self {
         let request = request.into();
         let request = if request.kind.is_empty() {
-            http(&request.word())
+            Component {
+                options: request.options.clone(),
+                ..http(&request.word())
+            }
         } else {
             request
         };
@@ -240,10 +243,13 @@ impl Pipeline {
         self.stage("store", storage.with_options(), options)
     }
 
-    /// Reads the records of a storage.
+    /// Reads the records of a storage: its name, or [`load`] with more.
     #[must_use]
-    pub fn load(self, storage: &str) -> Self {
-        self.stage("load", Node::text(storage), Vec::new())
+    pub fn load(self, storage: impl Into<Component>) -> Self {
+        let Component {
+            config, options, ..
+        } = storage.into();
+        self.stage("load", config, options)
     }
 
     /// Delivers records: [`mqtt`], [`http_post`], [`http_put`], [`python`] or [`rust`].
@@ -427,6 +433,23 @@ pub fn mqtt(broker: &str, topic: &str) -> Component {
         "mqtt",
         Node::map([("broker", Node::text(broker)), ("topic", Node::text(topic))]),
     )
+}
+
+/// Several topics of an MQTT broker, as source.
+pub fn mqtt_topics<'t>(broker: &str, topics: impl IntoIterator<Item = &'t str>) -> Component {
+    let topics = topics.into_iter().map(Node::text).collect();
+    Component::of(
+        "mqtt",
+        Node::map([
+            ("broker", Node::text(broker)),
+            ("topics", Node::new(NodeKind::List(topics))),
+        ]),
+    )
+}
+
+/// The records of a storage; `set` adds `limit` and other keys.
+pub fn load(storage: &str) -> Component {
+    Component::of("load", Node::map([("storage", Node::text(storage))]))
 }
 
 /// A server that takes records by POST.

@@ -32,6 +32,7 @@ mod certificates;
 mod collector;
 mod fault_proxy;
 mod flow;
+pub mod flows;
 mod http;
 mod mosquitto;
 mod mqtt;

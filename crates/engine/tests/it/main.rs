@@ -16,6 +16,7 @@ mod mqtt;
 mod programs;
 mod python_files;
 mod queries;
+mod random_flows;
 mod small_disk;
 mod state;
 mod steps;
