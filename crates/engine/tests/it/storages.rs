@@ -7,6 +7,7 @@ mod damage;
 mod faults;
 mod files;
 mod keys;
+pub(crate) mod noise;
 mod sqlite;
 mod upstream;
 

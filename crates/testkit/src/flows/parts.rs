@@ -49,19 +49,26 @@ pub(super) fn trigger() -> impl Strategy<Value = (Vec<(&'static str, Node)>, boo
             ("topics", Node::new(NodeKind::List(topics.collect())))
         }),
     ];
-    let mqtt = (topics, option::of(0..2_u8), option::of(duration()), login()).prop_map(
-        |((key, topics), qos, expiry, login)| {
+    let mqtt = (
+        topics,
+        option::of(0..2_u8),
+        option::of(1..9000_u16),
+        login(),
+    )
+        .prop_map(|((key, topics), qos, expiry, login)| {
             let mut mqtt = Entries::default();
             mqtt.put("broker", "localhost:1883");
             mqtt.put(key, topics);
             mqtt.put_some("qos", qos.map(number));
-            mqtt.put_some("session_expiry", expiry);
+            mqtt.put_some(
+                "session_expiry",
+                expiry.map(|seconds| format!("{seconds}s")),
+            );
             login
                 .into_iter()
                 .for_each(|(key, value)| mqtt.put(key, value));
             Node::map([("mqtt", mqtt.node())])
-        },
-    );
+        });
     prop_oneof![
         duration().prop_map(|period| (vec![("every", Node::from(period))], false)),
         (crons, zones).prop_map(|(cron, zone)| {
@@ -199,7 +206,7 @@ fn url() -> impl Strategy<Value = String> {
 }
 
 fn headers() -> impl Strategy<Value = Node> {
-    let pairs = vec(("[A-Za-z][A-Za-z-]{0,9}", "[!-#%-~]{1,12}"), 1..3);
+    let pairs = vec(("X-[A-Za-z-]{0,9}", "[!-#%-~]{1,12}"), 1..3);
     pairs.prop_map(|mut pairs| {
         pairs.sort_by_key(|(name, _)| name.to_lowercase());
         pairs.dedup_by_key(|(name, _)| name.to_lowercase());

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use wiredflow_core::{Error, ErrorKind};
@@ -171,4 +173,27 @@ async fn b2_a_full_disk_is_told_loses_nothing_and_is_got_over() {
     let stored: Vec<_> = stored.into_iter().map(|letter| letter.id).collect();
     assert_eq!(stored, kept, "exactly what was answered with a name");
     drop(reader);
+}
+
+#[tokio::test]
+async fn a_state_damaged_anywhere_is_an_error_or_works_and_never_a_panic() {
+    let mut dice = StdRng::seed_from_u64(wiredflow_testkit::seed());
+    let whole = {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _) = open(folder.path());
+        state.handle().start_run("p", None, at(1)).await.unwrap();
+        close(state).await;
+        fs::read(folder.path().join("state.db")).unwrap()
+    };
+    for _ in 0..30 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = whole.clone();
+        crate::storages::noise::damage(&mut bytes, &mut dice);
+        fs::write(folder.path().join("state.db"), &bytes).unwrap();
+        drop(StateReader::open(folder.path(), FLOW));
+        if let Ok((state, _)) = State::open(folder.path(), FLOW, at(2)) {
+            drop(state.handle().start_run("p", None, at(3)).await);
+            drop(state.close(SessionOutcome::Ended, at(4)).await);
+        }
+    }
 }
