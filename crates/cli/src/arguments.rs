@@ -30,6 +30,7 @@ Examples:
   wiredflow demo                  watch a whole service work, with everything it needs inside
   wiredflow init my_service       write a first flow of your own
   wiredflow check flow.yaml       all problems of a flow, with their places
+  wiredflow test flow.yaml        its own tests: no server, no waiting
   wiredflow run flow.yaml         run it until ^C
   wiredflow stages http           what a stage can do, key by key
 
@@ -132,7 +133,7 @@ pub(crate) fn read(
     linked: Linked,
 ) -> Result<Said, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let mut command = command(linked);
+    let mut command = flowing(command(linked));
     if linked == Linked::Flow {
         command = in_the_words_of(command, &program(&arguments));
     }
@@ -170,6 +171,29 @@ pub(crate) fn command(linked: Linked) -> clap::Command {
         "{}\n\nNot built yet: {list}.",
         examples.unwrap_or_default()
     ))
+}
+
+/// The command with its prose in the lines of the terminal: what stands in the source in several lines is
+/// one, unless it is indented.
+fn flowing(command: clap::Command) -> clap::Command {
+    let text = command.get_after_help().map(ToString::to_string);
+    let command = match text {
+        Some(text) => {
+            let mut joined = String::new();
+            let mut is_prose = false;
+            for line in text.lines() {
+                let goes_on = is_prose && !line.is_empty() && !line.starts_with(' ');
+                if !joined.is_empty() {
+                    joined.push(if goes_on { ' ' } else { '\n' });
+                }
+                joined.push_str(line);
+                is_prose = !line.is_empty() && !line.starts_with(' ') && !line.ends_with(':');
+            }
+            command.after_help(joined)
+        }
+        None => command,
+    };
+    command.mut_subcommands(flowing)
 }
 
 /// How the user has called the program.

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use wiredflow_core::node::{Node, NodeKind};
@@ -24,15 +23,6 @@ const LOOK: Duration = Duration::from_millis(300);
 
 /// The most files that are looked at.
 const MOST: usize = 256;
-
-/// Says with which line a Python file is not Python.
-const SYNTAX: &str = "import ast, sys
-for name in sys.argv[1:]:
-    try:
-        ast.parse(open(name, 'rb').read(), name)
-    except (SyntaxError, ValueError) as error:
-        sys.exit('%s:%s: %s' % (name, getattr(error, 'lineno', '?'), getattr(error, 'msg', error)))
-";
 
 /// The content of all watched files, as one number.
 type Print = u64;
@@ -104,20 +94,20 @@ impl<'a> Watch<'a> {
             refused(&format!("has {}", plural(errors.count(), "error")));
             return None;
         };
-        if let Err(reason) = python_syntax(&self.file) {
-            refused(&format!("its Python is not: {reason}"));
-            return None;
-        }
         Some(plan)
     }
 }
 
 fn tell(file: &Path, problem: &Problem) {
     let span = problem.span;
+    let file = match &problem.elsewhere {
+        Some(other) => other.file.clone(),
+        None => file.display().to_string(),
+    };
     let place = if span.is_known() {
-        format!("{}:{}:{}", file.display(), span.line, span.column)
+        format!("{file}:{}:{}", span.line, span.column)
     } else {
-        file.display().to_string()
+        file
     };
     let help = problem
         .help
@@ -194,29 +184,6 @@ fn collect(node: &Node, files: &mut BTreeSet<String>) {
         | NodeKind::Number(_)
         | NodeKind::Text(_)
         | NodeKind::Filled(_) => {}
-    }
-}
-
-/// Whether the named Python files are Python; they are not run. Where there is no interpreter nothing is known.
-fn python_syntax(file: &Path) -> Result<(), String> {
-    let folder = flow_file::folder_of(file);
-    let text = flow_file::read(file).map_err(|problem| problem.message)?;
-    let files = python_files(&text);
-    if files.is_empty() {
-        return Ok(());
-    }
-    let python = std::env::var_os("WIREDFLOW_PYTHON").unwrap_or_else(|| "python3".into());
-    let looked = Command::new(python)
-        .args(["-I", "-c", SYNTAX])
-        .args(files)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output();
-    match looked {
-        Ok(output) if !output.status.success() => {
-            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-        }
-        _ => Ok(()),
     }
 }
 

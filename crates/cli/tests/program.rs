@@ -81,6 +81,16 @@ fn looks() {
         .assert_code(0);
     assert_eq!(test.read("data/jsonl_in_p.jsonl").lines().count(), 2);
 
+    // Its own tests run its own functions.
+    test.file(
+        "flow.test.yaml",
+        "cases: {all: {expect: {storages: {numbers: [{number: 1}, {number: 3}]}}}}",
+    );
+    let tested = test.run(["test"]);
+    tested.assert_code(1);
+    let difference = "storages.numbers[1].number: expected 3, got 2";
+    assert!(tested.stdout.contains(difference), "{}", tested.stdout);
+
     let help = test.run(["check", "--help"]);
     let name = std::env::current_exe().unwrap();
     let name = name.file_name().unwrap().to_str().unwrap();

@@ -150,7 +150,9 @@ impl Outside {
             )),
             ("store", _) if is_function => Some(stand_ins::store(self.clone(), name, plan.work)),
             (_, Work::PeerSink) => Some(stand_ins::store(self.clone(), name, plan.work)),
-            (_, Work::Peer) => Some(stand_ins::connector(self.clone(), name, plan.work)),
+            ("http", _) | (_, Work::Peer) => {
+                Some(stand_ins::connector(self.clone(), name, plan.work))
+            }
             _ if answered => Some(stand_ins::connector(self.clone(), name, plan.work)),
             _ => None,
         }

@@ -89,7 +89,7 @@ impl FunctionPlan {
                 command.clone(),
                 resources.folder.to_path_buf(),
                 Arc::new(StageHost::new(resources)),
-                resources.clock.clone(),
+                resources.clock.outside(),
             )),
             Code::Python(source) => {
                 Body::Python(Box::new(self.open_python(source, resources).await?))

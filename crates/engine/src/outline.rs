@@ -4,7 +4,7 @@ use std::path::Path;
 
 use wiredflow_core::config::{FlowConfig, PipelineConfig, StageConfig, TriggerConfig};
 use wiredflow_core::fields::Reading;
-use wiredflow_core::node::Node;
+use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::secret::Scrubber;
 use wiredflow_core::units::format_duration;
 
@@ -72,8 +72,8 @@ pub struct Place {
 }
 
 impl Outline {
-    /// The outline of a checked flow in `folder`. A Python function counts as a reader of the storages whose
-    /// names stand in its body; its file is read, nothing is run.
+    /// The outline of a checked flow in `folder`. A Python function counts as a reader of the storages that its
+    /// body takes by name (`["numbers"]`); its file is read, nothing is run. So does SQL that names them.
     pub fn of(flow: &FlowConfig, folder: &Path, scrubber: &Scrubber) -> Self {
         let mut storages: Vec<StorageOutline> = storages::all(flow, &mut Reading::default())
             .into_iter()
@@ -143,6 +143,15 @@ fn reads(stage: &StageConfig, storage: &str, folder: &Path) -> bool {
         let named = stage.config.entry("storage").map(|entry| &entry.value);
         return named.unwrap_or(&stage.config).as_text() == Some(storage);
     }
+    let sql = stage
+        .config
+        .entry("sql")
+        .and_then(|entry| entry.value.as_text());
+    if let Some(sql) = sql {
+        let mut words =
+            sql.split(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '-');
+        return words.any(|word| word == storage);
+    }
     let python = stage.config.entry("python");
     let Some((file, function)) = python
         .and_then(|entry| entry.value.as_text())
@@ -154,7 +163,9 @@ fn reads(stage: &StageConfig, storage: &str, folder: &Path) -> bool {
         return false;
     };
     let body = body_of(&text, function);
-    body.contains(&format!("\"{storage}\"")) || body.contains(&format!("'{storage}'"))
+    ["[\"N\"]", "['N']", "get(\"N\"", "get('N'"]
+        .iter()
+        .any(|way| body.contains(&way.replace('N', storage)))
 }
 
 /// The lines of a Python function; the whole text where it is not found.
@@ -206,7 +217,7 @@ fn detail(stage: &StageConfig) -> String {
 /// The first entry of a map whose value is a map, or that is no option.
 fn kind_in(node: &Node) -> Option<(&str, &Node)> {
     const OPTIONS: [&str; 5] = ["field", "required", "mapping", "preprocess", "key"];
-    let wiredflow_core::node::NodeKind::Map(entries) = &node.kind else {
+    let NodeKind::Map(entries) = &node.kind else {
         return None;
     };
     let kind = entries
@@ -223,13 +234,23 @@ fn about(node: &Node) -> String {
     let text = |key: &str| node.entry(key)?.value.as_text().map(without_login);
     let function = LANGUAGES.iter().find_map(|word| text(word));
     let telling = || TELLING.iter().find_map(|key| text(key));
-    let mut words = function.or_else(telling).unwrap_or_default();
+    let program = || {
+        let NodeKind::List(words) = &node.entry("program")?.value.kind else {
+            return None;
+        };
+        let words = words.iter().filter_map(Node::as_text);
+        Some(words.collect::<Vec<_>>().join(" "))
+    };
+    let mut words = function
+        .or_else(program)
+        .or_else(telling)
+        .unwrap_or_default();
     for key in ["topic", "topics"] {
         let Some(entry) = node.entry(key) else {
             continue;
         };
         let topics: Vec<String> = match &entry.value.kind {
-            wiredflow_core::node::NodeKind::List(items) => items
+            NodeKind::List(items) => items
                 .iter()
                 .filter_map(|item| item.as_text().map(str::to_owned))
                 .collect(),
@@ -287,13 +308,15 @@ pipelines:
     stages:
       - core_logic: {python: "logic.py:work"}
       - load: kept
+      - core_logic: {sql: "select * from heard"}
+      - core_logic: {program: [sort, -n]}
       - send: {mqtt: {broker: "b:1883", topic: t}, field: x}
 "#;
 
     #[test]
     fn an_outline_names_what_each_stage_is_about_and_joins_those_who_share_a_storage() {
         let folder = tempfile::tempdir().unwrap();
-        let logic = "def other(d):\n    d[\"heard\"]\n\ndef work(\n    d,\n):\n    return d['polled']\n\nX = \"kept\"\n";
+        let logic = "def other(d):\n    d[\"heard\"]\n\ndef work(\n    d,\n):\n    return d['polled'], \"kept\"\n\nX = \"kept\"\n";
         std::fs::write(folder.path().join("logic.py"), logic).unwrap();
         let mut reading = Reading::default();
         let flow = read_flow(&yaml::parse(FLOW).unwrap(), "flow", &mut reading).unwrap();
@@ -316,7 +339,7 @@ pipelines:
             [
                 "every 10s: fetch https://host:1/x?y=1, store json data, store_2 kept",
                 "mqtt b:1883 a b/+: store sqlite",
-                "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, send mqtt b:1883 t",
+                "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, core_logic_2 select * from heard, core_logic_3 sort -n, send mqtt b:1883 t",
             ]
         );
         let place = |pipeline, stage| Place { pipeline, stage };
@@ -330,7 +353,7 @@ pipelines:
             [
                 ("kept", vec![place(0, 2)], vec![place(2, 1)]),
                 ("polled", vec![place(0, 1)], vec![place(2, 0)]),
-                ("heard", vec![place(1, 0)], vec![]),
+                ("heard", vec![place(1, 0)], vec![place(2, 2)]),
             ]
         );
     }

@@ -16,8 +16,8 @@ use crate::tool::Tool;
 /// Show a flow: its pipelines, their stages, and the storages between them
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Nothing is opened or started. A Python function counts as a reader of the storages whose names
-stand in its body.
+    after_help = "Nothing is opened or started. A Python function counts as a reader of the storages that its body takes
+by name, such as `db_connectors[\"numbers\"]`.
 
 Examples:
   wiredflow graph flow.yaml

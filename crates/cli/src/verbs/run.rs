@@ -31,7 +31,7 @@ Examples:
   wiredflow run flow.yaml --once                       each pipeline once, now
   wiredflow run flow.yaml --for 1m --json > run.json   a minute, with the figures at the end
   wiredflow run flow.yaml --pipeline letters --log-level debug
-  wiredflow run flow.yaml --watch                      takes each change of flow.yaml and its Python files
+  wiredflow run flow.yaml --watch                      takes each change of it and of its Python
 
 With --watch a change ends the whole flow in good order and starts it anew; no delivery is lost. A flow that
 ends or fails waits for the next change.

@@ -11,7 +11,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::tool::Tool;
 use cards::{Kind, all};
 
-/// Show what a flow can have: stages, sources, storages, receivers, and the keys around them
+/// Show what a flow can have: stages, sources, storages, receivers, and all keys
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Without KIND a list; with one all its keys with types, defaults and meaning, and an example.

@@ -98,7 +98,8 @@ fn changes_are_taken_while_messages_flow_and_none_is_lost() {
     // A Python file that is no Python, with the flow file whole again.
     test.file("flow.yaml", &flow(&broker, "first"));
     test.file("logic.py", "def mark(:\n");
-    running.stderr_contains("its Python is not: logic.py:1:", SOON);
+    running.stderr_contains("logic.py:1:10: ", SOON);
+    running.stderr_contains("is no Python: invalid syntax", SOON);
 
     // And a whole new pipeline, with code of its own.
     test.file("logic.py", &logic("three"));

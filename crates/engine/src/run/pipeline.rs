@@ -81,8 +81,8 @@ pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shar
             End::Failed(error) => {
                 meter.error(error.message());
                 let stops = error.kind() == ErrorKind::Config || plan.on_failure == OnFailure::Stop;
+                shared.tell_failure(&plan.name, &error);
                 let error = error.context(format!("pipeline `{}`", plan.name));
-                shared.tell_failure(&error);
                 if stops || once || plan.on_failure == OnFailure::Isolate {
                     shared.note_failure(error);
                     if stops {
@@ -336,7 +336,7 @@ impl Shared {
         }
     }
 
-    fn tell_failure(&self, error: &Error) {
-        tracing::error!("{}", error.told());
+    fn tell_failure(&self, pipeline: &str, error: &Error) {
+        tracing::error!(pipeline, "{}", error.told());
     }
 }
