@@ -24,9 +24,10 @@
 //!   elapsed`, and pass that as the time. A step of the wall clock then moves no interval job, and causes neither a
 //!   burst nor a stall. The wall clock is read again at the next start, where [`Schedule::missed`] sorts out the difference.
 //! * For `cron` and `at`, wait by the wall clock in waits of bounded length (a minute or less), and after each ask
-//!   [`Schedule::next_after`] anew with the **later** of the last tick that ran and the time now. After a step forward
+//!   [`Schedule::next_after`] anew with the last tick that ran. After a step forward
 //!   (also: a suspended machine) the ticks that were jumped over go through `missed` and `catch_up`, as after downtime. After a
-//!   step back nothing runs twice, as ticks up to the last one that ran are behind.
+//!   step back, ask with the time now: what is planned goes on at once, and the names of the ticks keep those that have run
+//!   from running twice.
 //! * A tick is known by the time given here. Jitter ([`jittered`]) moves the moment of the run, never the tick's
 //!   identity, so that a tick which is claimed on one machine is the same tick on another.
 

@@ -108,6 +108,14 @@ impl Clock {
         self.paused.as_ref().map_or(0, |paused| paused.changes())
     }
 
+    /// Sets the wall time of a paused clock, as a person or a time server sets a machine's; its monotonic time
+    /// goes on as it was.
+    pub fn set_wall(&self, time: Timestamp) {
+        if let Some(paused) = &self.paused {
+            paused.set_wall(time);
+        }
+    }
+
     /// Turns a paused clock to the next moment that somebody waits for; false where nobody waits.
     pub fn turn(&self) -> bool {
         self.paused.as_ref().is_some_and(|paused| paused.turn())

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 #[derive(Debug)]
 pub struct ReplicaClock {
     clock: Clock,
+    started: Instant,
     state: Mutex<ClockState>,
 }
 
@@ -38,6 +39,7 @@ impl ReplicaClock {
         };
         Self {
             clock: clock.clone(),
+            started: since,
             state: Mutex::new(state),
         }
     }
@@ -52,10 +54,16 @@ impl ReplicaClock {
 
     /// The times until now, the running one included.
     pub fn read(&self) -> Clocks {
-        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.measure().0
+    }
+
+    /// The times until now, and the time since the start at the same moment.
+    fn measure(&self) -> (Clocks, Duration) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.monotonic();
         let mut clocks = state.totals;
-        clocks.add(state.now, self.clock.monotonic() - state.since);
-        clocks
+        clocks.add(state.now, now - state.since);
+        (clocks, now - self.started)
     }
 }
 
@@ -76,8 +84,6 @@ pub struct StageMeter {
     pipeline: Arc<str>,
     stage: Arc<str>,
     kind: String,
-    started: Instant,
-    clock: Clock,
     /// One for each call that can run at once.
     pub replicas: Vec<Arc<ReplicaClock>>,
     /// Attempts.
@@ -109,8 +115,6 @@ impl StageMeter {
             pipeline: Arc::clone(pipeline),
             stage: Arc::clone(stage),
             kind: kind.to_owned(),
-            started: clock.monotonic(),
-            clock: clock.clone(),
             replicas: (0..replicas)
                 .map(|_| Arc::new(ReplicaClock::start(clock)))
                 .collect(),
@@ -150,12 +154,12 @@ impl StageMeter {
     }
 
     fn profile(&self) -> StageProfile {
-        let mut clocks = Clocks::default();
+        let (mut clocks, mut wall) = (Clocks::default(), Duration::ZERO);
         for replica in &self.replicas {
-            clocks.merge(&replica.read());
+            let (times, elapsed) = replica.measure();
+            clocks.merge(&times);
+            wall += elapsed;
         }
-        let replicas = u32::try_from(self.replicas.len()).unwrap_or(u32::MAX);
-        let wall = (self.clock.monotonic() - self.started) * replicas;
         let seconds = Seconds::new(wall, &clocks);
         let service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

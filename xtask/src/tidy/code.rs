@@ -31,6 +31,18 @@ const MAY_ISSUE_RECEIPTS: &[&str] = &[
     "crates/testkit/",
 ];
 
+/// Hashers that someone outside can make collide, and the ways to put one in.
+const OTHER_HASHERS: &[&str] = &[
+    "BuildHasherDefault",
+    "with_hasher",
+    "with_capacity_and_hasher",
+    "FxHash",
+    "FnvHash",
+    "AHash",
+    "foldhash",
+    "nohash",
+];
+
 /// The files that may do what clippy.toml bans, and say why there.
 const MAY_EXPECT_BANNED: &[&str] = &["crates/engine/src/clock.rs", "crates/engine/src/tasks.rs"];
 
@@ -48,6 +60,7 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
         findings.extend(components(path, &code));
         findings.extend(protocols(path, &code));
         findings.extend(receipts(path, &code));
+        findings.extend(hashers(path, &code));
         findings.extend(exceptions(path, &code));
         findings.extend(test_names(path, text));
     }
@@ -209,6 +222,20 @@ fn lines_with(text: &str, what: &str) -> impl Iterator<Item = usize> {
         .map(|(_, number)| number)
 }
 
+/// Keys from outside are kept apart by the standard library's hasher alone, whose seed nobody knows.
+fn hashers(path: &str, code: &str) -> Vec<Finding> {
+    let is_ours = path.starts_with("crates/") || path.starts_with("xtask/");
+    let named = |line: &str| OTHER_HASHERS.iter().find(|word| line.contains(*word));
+    let lines = code.lines().enumerate().filter(|_| is_ours);
+    let finding = |(number, line): (usize, &str)| {
+        let word = named(line)?;
+        let message =
+            format!("`{word}`: the default hasher is kept, whose collisions nobody can plan");
+        Some(Finding::at(path, number + 1, message))
+    };
+    lines.filter_map(finding).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +352,18 @@ mod tests {
         check_rule("crates/engine/src/tasks.rs", code, &[]);
         let tests = "#![cfg_attr(test, allow(clippy::disallowed_methods, reason = \"x\"))]";
         check_rule("crates/engine/src/lib.rs", tests, &[]);
+    }
+
+    #[test]
+    fn e6_only_the_default_hasher_meets_data_from_outside() {
+        let code = "use std::hash::BuildHasherDefault;\nlet a = HashMap::with_hasher(b);";
+        let refused = ["a.rs:1: `BuildHasherDefault`", "a.rs:2: `with_hasher`"];
+        check_rule("crates/core/src/a.rs", code, &refused);
+        check_rule(
+            "crates/core/src/a.rs",
+            "let a: HashMap<String, u8> = HashMap::new();",
+            &[],
+        );
     }
 
     #[test]

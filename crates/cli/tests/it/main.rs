@@ -15,6 +15,8 @@ mod dead_letters;
 mod examples;
 mod graph;
 mod own_tests;
+mod faults;
+mod graph;
 mod peers;
 mod reload;
 mod run;

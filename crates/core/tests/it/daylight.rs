@@ -240,6 +240,45 @@ fn a_daily_job_runs_once_a_day_over_ten_years_in_six_zones() {
     }
 }
 
+#[test]
+fn f2_ticks_are_strictly_later_over_ten_years_in_six_zones() {
+    for (zone, year) in ZONES {
+        let from = date(year, 1, 1)
+            .to_zoned(TimeZone::UTC)
+            .unwrap()
+            .timestamp();
+        let until = date(year + 10, 1, 1)
+            .to_zoned(TimeZone::UTC)
+            .unwrap()
+            .timestamp();
+        for text in [
+            "15 */6 * * *",
+            "0,30 1-3 * * SUN",
+            "0 0 1 * *",
+            "59 23 L * *",
+        ] {
+            let schedule = Schedule::cron(text, zone).unwrap();
+            // `ticks` looks that each is later than the one before.
+            let found = ticks(&schedule, from, until);
+            let missed = schedule.missed(
+                from - NANOSECOND,
+                from - NANOSECOND,
+                until,
+                CatchUp::None,
+                0,
+            );
+            assert_eq!(missed.dropped as usize, found.len(), "{schedule}");
+            assert!(found.len() >= 119, "{schedule}: {}", found.len());
+        }
+        let every = Schedule::every(std::time::Duration::from_secs(7 * 3600)).unwrap();
+        let next = |after: &Timestamp| every.next_after(from, *after);
+        let all: Vec<_> = std::iter::successors(Some(from), next)
+            .take_while(|tick| *tick <= until)
+            .collect();
+        assert!(all.windows(2).all(|pair| pair[0] < pair[1]) && all.len() > 12_000);
+    }
+}
+
 /// A field of the hour or minute: its text, its values, and whether it names times.
 #[derive(Debug, Clone)]
 struct Field {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -19,6 +19,8 @@ pub(super) struct Paused {
 #[derive(Debug, Default)]
 struct State {
     elapsed: Duration,
+    /// By how much wall time was set away from the start and the time since.
+    shift: SignedDuration,
     /// By moment, then in the order of their coming.
     waiting: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
     next: u64,
@@ -47,8 +49,18 @@ impl Paused {
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        let elapsed = self.lock().elapsed;
-        self.start.saturating_add(elapsed).unwrap_or(Timestamp::MAX)
+        let state = self.lock();
+        let (elapsed, shift) = (state.elapsed, state.shift);
+        drop(state);
+        let steady = self.start.saturating_add(elapsed).unwrap_or(Timestamp::MAX);
+        steady.saturating_add(shift).unwrap_or(steady)
+    }
+
+    pub(super) fn set_wall(&self, time: Timestamp) {
+        let step = time.duration_since(self.now());
+        let mut state = self.lock();
+        state.shift = state.shift.saturating_add(step);
+        state.changes += 1;
     }
 
     pub(super) fn monotonic(&self) -> Instant {

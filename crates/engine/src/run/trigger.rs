@@ -166,6 +166,15 @@ impl Trigger {
     }
 }
 
+/// How the wait for a tick ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    /// Its time has come.
+    Due,
+    /// The wall clock was put back: other ticks may come first.
+    PutBack,
+}
+
 /// A schedule's way through time.
 struct Ticks<'a> {
     trigger: &'a Trigger,
@@ -199,8 +208,10 @@ impl Ticks<'_> {
                 Steady::Yes => anchor,
                 Steady::No => first,
             };
-            self.wait_for(first).await?;
-            self.due(anchor, first).await?
+            match self.wait_for(first).await? {
+                Waited::Due => self.due(anchor, first).await?,
+                Waited::PutBack => self.now(),
+            }
         } else {
             trigger
                 .unless_over(shared.clock.sleep(trigger.delay()))
@@ -211,15 +222,26 @@ impl Ticks<'_> {
             let last = known.last_tick.unwrap_or(before_all);
             self.catch_up(anchor, last, known.interrupted).await?
         };
-        while let Some(tick) = self.schedule.next_after(anchor, last) {
-            self.wait_for(tick).await?;
+        loop {
+            // What has run by a clock that was wrong is no reason to wait until it is that late again. A tick that
+            // has run under its own name does not run twice.
+            if last.duration_since(self.now()) > LONG_AGO {
+                last = self.now();
+            }
+            let Some(tick) = self.schedule.next_after(anchor, last) else {
+                return Ok(());
+            };
+            if self.wait_for(tick).await? == Waited::PutBack {
+                tracing::warn!(pipeline = %name, "the clock was put back: `{}` goes on from now", self.schedule);
+                last = last.min(self.now());
+                continue;
+            }
             last = if self.now().duration_since(tick) > LONG_AGO {
                 self.catch_up(anchor, last, Vec::new()).await?
             } else {
                 self.due(anchor, tick).await?
             };
         }
-        Ok(())
     }
 
     /// Remembers that ticks were passed over at the end, so that the next start does not take them for missed.
@@ -295,13 +317,18 @@ impl Ticks<'_> {
     }
 
     /// Waits until a tick's time, looking at the wall clock again and again.
-    async fn wait_for(&self, tick: Timestamp) -> Result<(), Stop> {
+    async fn wait_for(&self, tick: Timestamp) -> Result<Waited, Stop> {
         let clock = &self.trigger.pipeline.shared.clock;
+        let mut newest = self.now();
         loop {
-            let left = tick.duration_since(self.now());
-            let left = Duration::try_from(left).unwrap_or_default();
+            let now = self.now();
+            if newest.duration_since(now) > LONG_AGO {
+                return Ok(Waited::PutBack);
+            }
+            newest = newest.max(now);
+            let left = Duration::try_from(tick.duration_since(now)).unwrap_or_default();
             if left.is_zero() {
-                return Ok(());
+                return Ok(Waited::Due);
             }
             self.trigger
                 .unless_over(clock.nap(left, LOOK_AGAIN))

@@ -4,7 +4,11 @@ mod attempts;
 pub(crate) mod bench;
 mod drops;
 mod ends;
+mod failures;
+mod schedules;
+mod stages;
 mod storing;
+mod turned;
 
 use std::time::Duration;
 

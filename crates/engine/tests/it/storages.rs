@@ -363,3 +363,41 @@ fn e3_numbers_at_their_edges_are_kept_or_become_text_but_never_others() {
         assert_eq!(stored.to_string(), expected.to_string(), "{kind}");
     }
 }
+
+#[test]
+fn e7_a_schema_that_drifts_loses_no_record_and_changes_no_value() {
+    let rows = [
+        json!({"id": 1, "value": 5, "note": "a"}),
+        json!({"id": 2, "value": "five"}),
+        json!({"id": 3, "value": 5.5, "note": null, "new": true}),
+        json!({"id": "4", "value": {"deep": [1]}, "note": "b"}),
+        json!({"id": 5}),
+    ];
+    let with_all_columns = json!([
+        {"id": 1, "value": 5, "note": "a", "new": null},
+        {"id": 2, "value": "five", "note": null, "new": null},
+        {"id": 3, "value": 5.5, "note": null, "new": 1},
+        {"id": "4", "value": "{\"deep\":[1]}", "note": "b", "new": null},
+        {"id": 5, "value": null, "note": null, "new": null},
+    ]);
+    let as_text = json!([
+        {"id": "1", "value": "5", "note": "a", "new": ""},
+        {"id": "2", "value": "five", "note": "", "new": ""},
+        {"id": "3", "value": "5.5", "note": "", "new": "true"},
+        {"id": "4", "value": "{\"deep\":[1]}", "note": "b", "new": ""},
+        {"id": "5", "value": "", "note": "", "new": ""},
+    ]);
+    for kind in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), kind);
+        for row in &rows {
+            commit(place.open().as_mut(), std::slice::from_ref(row));
+        }
+        let expected = match kind {
+            "csv" => as_text.clone(),
+            "sqlite" => with_all_columns.clone(),
+            _ => Value::Array(rows.to_vec()),
+        };
+        assert_eq!(place.load(), expected, "{kind}");
+    }
+}

@@ -10,7 +10,12 @@ use super::{Place, commit};
 
 /// Runs the other process for five commits with a fault in one of its system calls on the files of the
 /// storage. `None` when there was no such call.
-fn run_with_fault(place: &Place, call: &str, fault: &str, number: u32) -> Option<Printed> {
+fn run_with_fault(
+    place: &Place,
+    call: &str,
+    fault: &str,
+    number: impl std::fmt::Display,
+) -> Option<Printed> {
     let log = place.folder.join("strace.log");
     let file = place.file().display().to_string();
     let mut prefix: Vec<String> = ["strace", "-f", "-qq", "-o", log.to_str().unwrap()]
@@ -177,3 +182,66 @@ macro_rules! for_each_storage {
 }
 
 for_each_storage!(json jsonl csv sqlite);
+
+#[test]
+fn b4_a_call_that_is_interrupted_is_made_again() {
+    if !has_strace("b4 with interrupted system calls") {
+        return;
+    }
+    for (kind, calls) in [
+        ("json", &["pwrite64", "write", "fdatasync"][..]),
+        ("sqlite", &["pwrite64"]),
+    ] {
+        for call in calls {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("data")).unwrap();
+            let place = Place::new(folder.path(), kind);
+            let shown = format!("{kind}: {call}");
+            // Each second one: it works when it is made again.
+            let printed = run_with_fault(&place, call, "error=EINTR", "1+2").expect(&shown);
+            assert!(
+                printed.ended && printed.errors.is_empty(),
+                "{shown}: {printed:?}"
+            );
+            check_whole_after(&place, &shown);
+            let expected: Vec<u64> = (0..printed.kept).collect();
+            assert_eq!(numbers(&place), expected, "{shown}");
+        }
+    }
+}
+
+#[test]
+fn b4_a_short_write_leaves_no_torn_record() {
+    // A file may grow to so many blocks of 512 bytes; the write that crosses the limit is cut there, and the next one
+    // ends the process.
+    for (kind, blocks) in [("json", 2), ("jsonl", 2), ("csv", 2), ("sqlite", 80)] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), kind);
+        let script = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let prefix = ["sh".to_owned(), "-c".to_owned(), script];
+        let work = Work {
+            place: place.clone(),
+            commits: 500,
+        };
+        let output = other_process(&prefix, &work).output().unwrap();
+        assert!(!output.status.success(), "{kind}: it met no limit");
+        let mut printed = Printed::default();
+        for line in String::from_utf8(output.stdout)
+            .unwrap()
+            .split_inclusive('\n')
+        {
+            printed.add(line);
+        }
+        assert!(printed.kept > 0, "{kind}: {printed:?}");
+        check_whole_after(&place, kind);
+        let stored = numbers(&place);
+        assert!(stored.len() as u64 >= printed.kept, "{kind}: {printed:?}");
+        assert!(
+            stored.iter().copied().eq(0..stored.len() as u64),
+            "{kind}: {stored:?}"
+        );
+        let next = stored.len() as u64;
+        commit(place.open().as_mut(), &rows(next..next + 1));
+        assert_eq!(numbers(&place).len() as u64, next + 1, "{kind}");
+    }
+}

@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use wiredflow_core::ErrorKind;
-use wiredflow_core::storage::Mapping;
+use wiredflow_core::storage::{Epoch, Mapping, Query};
+use wiredflow_core::{Batch, ErrorKind};
+use wiredflow_engine::storages::{Entrusted, Left, Writers};
 
 use super::{KINDS, Place, check_refused, commit, load, try_commit};
 use crate::small_disk::SmallDisk;
@@ -108,6 +109,41 @@ fn b1_a_full_disk_is_told_loses_nothing_and_is_got_over() {
             assert_eq!(numbers(&place), expected, "{kind} {mapping:?}");
             check_whole(&place);
         }
+    }
+}
+
+#[tokio::test]
+async fn a16_a_save_that_fails_leaves_no_lock_behind() {
+    for kind in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(_disk) = SmallDisk::mount(folder.path()) else {
+            eprintln!("skipped: a16 on a full disk, because this user may not mount a tmpfs");
+            return;
+        };
+        let place = Place::new(folder.path(), kind);
+        let entrusted = Entrusted {
+            name: "numbers",
+            opener: place.check().unwrap().opener(Left::Unknown),
+        };
+        let (writers, mut handles) = Writers::start([entrusted]).unwrap();
+        let handle = handles.remove(0);
+        let commit = |number: u64, size: usize| {
+            let row = json!({"number": number, "text": "x".repeat(size)});
+            handle.commit(Batch::of_values(vec![row]), None, Epoch::default())
+        };
+        commit(0, 10).await.unwrap();
+        let too_large =
+            futures_util::future::join_all((1..5).map(|number| commit(number, 2 << 20)));
+        for refused in too_large.await {
+            check_refused(refused, ErrorKind::Remote, &["no space left"]);
+        }
+        // The disk is as small as before: only what was left behind could be in the way.
+        commit(9, 10).await.unwrap();
+        let stored = handle.load(Query::default()).await.unwrap().into_document();
+        assert_eq!(stored.as_array().unwrap().len(), 2, "{kind}");
+        drop(handle);
+        writers.close().await;
+        assert_eq!(numbers(&place), [0, 9], "{kind}");
     }
 }
 
