@@ -131,14 +131,14 @@ async fn a16_a_save_that_fails_leaves_no_lock_behind() {
             let row = json!({"number": number, "text": "x".repeat(size)});
             handle.commit(Batch::of_values(vec![row]), None, Epoch::default())
         };
-        commit(0, 10).await.unwrap();
+        assert_eq!(commit(0, 10).await.unwrap().rows(), 1);
         let too_large =
             futures_util::future::join_all((1..5).map(|number| commit(number, 2 << 20)));
         for refused in too_large.await {
             check_refused(refused, ErrorKind::Remote, &["no space left"]);
         }
         // The disk is as small as before: only what was left behind could be in the way.
-        commit(9, 10).await.unwrap();
+        assert_eq!(commit(9, 10).await.unwrap().rows(), 1);
         let stored = handle.load(Query::default()).await.unwrap().into_document();
         assert_eq!(stored.as_array().unwrap().len(), 2, "{kind}");
         drop(handle);
