@@ -112,11 +112,11 @@ impl Notes {
     }
 }
 
+/// A wait that a first record asks for.
+pub(crate) type HowLong = Arc<dyn Fn(Option<&Value>) -> Duration + Send + Sync>;
+
 /// Waits by the clock as long as its closure says of the first record, then hands on its input.
-pub(crate) struct Waits(
-    pub(crate) Clock,
-    pub(crate) Arc<dyn Fn(Option<&Value>) -> Duration + Send + Sync>,
-);
+pub(crate) struct Waits(pub(crate) Clock, pub(crate) HowLong);
 
 impl Waits {
     /// Always as long.
