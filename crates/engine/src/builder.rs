@@ -271,6 +271,18 @@ impl Pipeline {
         self.logic("store", function)
     }
 
+    /// Any other stage, as [`component`] names it: `step(component("filter", json!({"field": "n", "above": 20})))`.
+    #[must_use]
+    pub fn step(self, step: Component) -> Self {
+        let Component {
+            kind,
+            config,
+            beside: _,
+            options,
+        } = step;
+        self.stage(&kind, config, options)
+    }
+
     fn logic<M>(mut self, kind: &str, function: impl IntoLogic<M>) -> Self {
         let name = format!("{}_{}", self.name, self.stages.len() + 1);
         let (component, closure) = function.into_logic(&name);
@@ -400,6 +412,14 @@ impl From<&str> for Component {
     fn from(word: &str) -> Self {
         Self::of("", Node::text(word))
     }
+}
+
+/// A component by its kind and config, as the file has them: whatever has no function of its own here.
+///
+/// It stands where a component of its sort can: `source(component("webhook", …))`, `store(component("postgres", …))`,
+/// `core_logic(component("sql", Value::from("select …")))`, `step(component("rename", …))`.
+pub fn component(kind: &str, config: impl Into<Node>) -> Component {
+    Component::of(kind, config.into())
 }
 
 /// A request to an HTTP server.
@@ -558,6 +578,33 @@ pipelines:
             wiredflow_core::yaml::parse(file).unwrap().to_value()
         );
         assert!(built.build().is_ok());
+    }
+
+    #[test]
+    fn whatever_the_file_can_say_a_component_can() {
+        let built = Flow::new("x").pipeline("p", |p| {
+            p.source(component("webhook", value!({"listen": "127.0.0.1:9000"})))
+                .step(
+                    component("filter", value!({"field": "n", "above": 20})).option("name", "warm"),
+                )
+                .core_logic(
+                    component("sql", value!("select * from input")).params(value!({"a": 1})),
+                )
+                .store(component("parquet", value!({"folder": "data"})).mapping("overwrite"))
+        });
+        let file = "
+name: x
+pipelines:
+  p:
+    source: {webhook: {listen: \"127.0.0.1:9000\"}}
+    stages:
+      - filter: {field: n, above: 20}
+        name: warm
+      - core_logic: {sql: select * from input, params: {a: 1}}
+      - store: {parquet: {folder: data}, mapping: overwrite}
+";
+        let file = wiredflow_core::yaml::parse(file).unwrap();
+        assert_eq!(built.node().to_value(), file.to_value());
     }
 
     #[test]

@@ -157,6 +157,51 @@ fn db_connectors_load_and_save_through_the_storages_owner() {
 }
 
 #[test]
+fn db_connectors_give_each_storage_kind_with_each_mapping_as_upstream_did() {
+    let flow = Flow::new(
+        "def fill(db_connectors=None, **params):\n    given = {}\n    for name, storage in db_connectors.items():\n\
+         \x20       assert storage.load() is None\n        storage.save({'a': 1, 'b': 'x'})\n\
+         \x20       storage.save([{'a': 2, 'b': 'y'}, {'a': 3, 'b': 'z'}])\n        given[name] = storage.load()\n    return given\n\
+         def keep(data):\n    import json\n    json.dump(data, open('given', 'w'))\n",
+    );
+    let mut storages = String::new();
+    for kind in ["json", "jsonl", "csv", "sqlite"] {
+        for mapping in ["extend", "update", "overwrite"] {
+            storages += &format!("  in_{kind}_{mapping}: {{{kind}: {{}}, mapping: {mapping}}}\n");
+        }
+    }
+    let report = flow.run(&format!(
+        "storages:\n{storages}pipelines:\n  p:\n    once: true\n    stages:\n      - core_logic: {{python: \"logic.py:fill\"}}\n      \
+         - send: {{python: \"logic.py:keep\"}}\n"
+    ));
+    assert!(report.ok, "{report:#?}");
+    let given: Value =
+        serde_json::from_str(&std::fs::read_to_string(flow.path().join("given")).unwrap()).unwrap();
+    for kind in ["json", "jsonl", "csv", "sqlite"] {
+        let number = |n: i64| {
+            if kind == "csv" {
+                json!(n.to_string())
+            } else {
+                json!(n)
+            }
+        };
+        let row = |n: i64, b: &str| json!({"a": number(n), "b": b});
+        let of = |mapping: &str| &given[format!("in_{kind}_{mapping}")];
+        assert_eq!(
+            of("extend"),
+            &json!([row(1, "x"), row(2, "y"), row(3, "z")]),
+            "{kind}"
+        );
+        assert_eq!(of("update"), &row(3, "z"), "{kind}");
+        assert_eq!(
+            of("overwrite"),
+            &json!([row(2, "y"), row(3, "z")]),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
 fn a5_exceptions_and_crashes_are_failures_of_their_call_with_trace_in_the_dead_letter() {
     let flow = Flow::new(
         "import os\n\

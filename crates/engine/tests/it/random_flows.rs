@@ -76,7 +76,7 @@ fn component(node: &Node, beside: &[&str]) -> Component {
         "mqtt" if config.entry("topics").is_some() => builder::mqtt_topics(text("broker"), []),
         "mqtt" => builder::mqtt(text("broker"), text("topic")),
         "rust" => builder::rust(config.as_text().unwrap()),
-        other => panic!("the builder has no `{other}`"),
+        other => builder::component(other, config.clone()),
     };
     let component = entries(config)
         .into_iter()
@@ -101,7 +101,11 @@ const BESIDE: [&str; 6] = [
 ];
 
 fn stage(pipeline: Pipeline, node: &Node) -> Pipeline {
-    const KINDS: [&str; 6] = [
+    const KINDS: [&str; 10] = [
+        "filter",
+        "set",
+        "rename",
+        "drop",
         "http",
         "configuration",
         "core_logic",
@@ -125,6 +129,9 @@ fn stage(pipeline: Pipeline, node: &Node) -> Pipeline {
             &Node::map([("http", (*config).clone())]),
             &[],
         ))),
+        "filter" | "set" | "rename" | "drop" => {
+            pipeline.step(with_options(builder::component(kind, (*config).clone())))
+        }
         "configuration" => pipeline.configuration(with_options(component(config, &BESIDE))),
         "core_logic" => pipeline.core_logic(with_options(component(config, &BESIDE))),
         "store" => pipeline.store(with_options(component(config, &BESIDE))),

@@ -69,7 +69,16 @@ pub(super) fn trigger() -> impl Strategy<Value = (Vec<(&'static str, Node)>, boo
                 .for_each(|(key, value)| mqtt.put(key, value));
             Node::map([("mqtt", mqtt.node())])
         });
+    let webhook =
+        (1024..65535_u16, "[a-z]{0,6}", option::of(1..60_u8)).prop_map(|(port, path, within)| {
+            let mut webhook = Entries::default();
+            webhook.put("listen", format!("127.0.0.1:{port}"));
+            webhook.put("path", format!("/{path}"));
+            webhook.put_some("reply_within", within.map(|seconds| format!("{seconds}s")));
+            Node::map([("webhook", webhook.node())])
+        });
     prop_oneof![
+        webhook.prop_map(|webhook| (vec![("source", webhook)], true)),
         duration().prop_map(|period| (vec![("every", Node::from(period))], false)),
         (crons, zones).prop_map(|(cron, zone)| {
             let zone = zone.map(|zone| ("time_zone", Node::text(zone)));
@@ -190,11 +199,32 @@ pub(super) fn stage() -> impl Strategy<Value = StageDraft> {
         any::<Index>().prop_map(Step::StoreNamed),
         (any::<Index>(), option::of(1..200_u8)).prop_map(|(which, limit)| Step::Load(which, limit)),
         send().prop_map(|config| Step::Ready("send", config)),
+        record_step().prop_map(|(kind, config)| Step::Ready(kind, config)),
     ];
     step.prop_map(|step| StageDraft {
         step,
         options: Vec::new(),
     })
+}
+
+/// A small step on records.
+fn record_step() -> impl Strategy<Value = (&'static str, Node)> {
+    let field = || "[a-z]{1,6}(\\.[a-z]{1,4})?";
+    let filter = (field(), -1e6..1e6_f64).prop_map(|(field, limit)| {
+        (
+            "filter",
+            Node::map([("field", Node::from(field)), ("above", number(limit))]),
+        )
+    });
+    let set = ("[a-z]{1,6}", document())
+        .prop_map(|(field, value)| ("set", Node::map([(field, Node::from(value))])));
+    let rename = ("a[a-z]{0,5}", "b[a-z]{0,5}")
+        .prop_map(|(from, to)| ("rename", Node::map([(from, Node::from(to))])));
+    let drop = field().prop_map(|field| {
+        let fields = Node::new(NodeKind::List(vec![Node::from(field)]));
+        ("drop", Node::map([("fields", fields)]))
+    });
+    prop_oneof![filter, set, rename, drop]
 }
 
 fn url() -> impl Strategy<Value = String> {
