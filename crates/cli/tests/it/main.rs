@@ -21,6 +21,7 @@ mod reload;
 mod run;
 mod stages;
 mod terminal;
+mod webhook;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod connecting;
+mod cut;
 mod faults;
 mod scripted;
 mod sender;

@@ -15,20 +15,20 @@ use wiredflow_testkit::{Message, Mosquitto, seed, wait_until};
 
 use super::bench::SOON;
 
-fn begin(folder: &Path, text: &str) -> Running {
+pub(crate) fn begin(folder: &Path, text: &str) -> Running {
     let lookup = SystemLookup::new(folder);
     let checked = check_text(text, "flow", folder, &Functions::default(), &lookup);
     assert!(checked.problems.is_empty(), "{:#?}", checked.problems);
     start(&checked.plan.unwrap(), &RunOptions::default()).unwrap()
 }
 
-async fn end(running: Running) -> RunReport {
+pub(crate) async fn end(running: Running) -> RunReport {
     running.stopper().stop();
     running.finished().await.report
 }
 
 /// The values of `n` in the pipeline's file, and how often each is there.
-fn stored(folder: &Path) -> BTreeMap<u64, usize> {
+pub(crate) fn stored(folder: &Path) -> BTreeMap<u64, usize> {
     let file = folder.join("data/jsonl_in_numbers.jsonl");
     let mut counts = BTreeMap::new();
     for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
