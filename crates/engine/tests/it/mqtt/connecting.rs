@@ -121,6 +121,17 @@ async fn c17_certificates_are_checked_and_each_fault_has_its_own_words() {
             check_error(&error, ErrorKind::Config, &[words]);
         }
     }
+
+    // D10: one connector may take any certificate, for a trial.
+    for broker in [&good, &expired, &elsewhere] {
+        let config = at(broker.tls_address(), "tls: {insecure: true}");
+        let flow = bench.source(&config).await;
+        broker.publish("t", "unverified", 1);
+        let got = flow.take(1).await;
+        assert_eq!(texts(&got), ["unverified"]);
+        flow.commit(&got).await;
+        flow.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
