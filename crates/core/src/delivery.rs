@@ -53,6 +53,13 @@ pub enum Payload {
     /// Bytes from outside that must be one JSON document; the engine reads them, and what cannot be
     /// read becomes a dead letter.
     Json(Bytes),
+    /// Bytes that the source itself could not read; a dead letter.
+    Unreadable {
+        /// The bytes; none where they were not kept.
+        bytes: Bytes,
+        /// Why, in words that follow "cannot be read: ".
+        reason: String,
+    },
 }
 
 /// How a delivery ended. The order is from good to bad: the worst of its shares decides.

@@ -45,6 +45,16 @@ impl Reading {
         self.report(Problem::warning(span, &self.path(), message));
     }
 
+    /// Reports a warning and what is possible.
+    pub fn warning_with_help(
+        &mut self,
+        span: Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.report(Problem::warning(span, &self.path(), message).with_help(help));
+    }
+
     /// Reports a problem as it is.
     pub fn report(&mut self, problem: Problem) {
         self.problems.push(problem);

@@ -12,7 +12,7 @@ mod storages;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wiredflow_core::config::{FlowConfig, StageConfig};
+use wiredflow_core::config::{FlowConfig, StageConfig, TriggerConfig};
 use wiredflow_core::node::NodeKind;
 use wiredflow_core::{Map, Value};
 
@@ -120,7 +120,7 @@ impl Outside {
             let Some(config) = flow.pipelines.iter().find(same) else {
                 continue;
             };
-            self.source(pipeline, streams);
+            self.source(pipeline, &config.trigger, streams);
             for (stage, config) in pipeline.stages.iter_mut().zip(&config.stages) {
                 let name = (pipeline.name.to_string(), stage.name.to_string());
                 if let Some(prepared) = self.stage(name, stage, config) {
@@ -131,9 +131,11 @@ impl Outside {
         plan
     }
 
-    fn source(&self, pipeline: &mut PipelinePlan, streams: Streams) {
-        if let TriggerPlan::Source { open, .. } = &mut pipeline.trigger {
-            *open = stand_ins::source(self.clone(), &pipeline.name, streams);
+    fn source(&self, pipeline: &mut PipelinePlan, config: &TriggerConfig, streams: Streams) {
+        if let (TriggerPlan::Source { open, .. }, TriggerConfig::Source { config, .. }) =
+            (&mut pipeline.trigger, config)
+        {
+            *open = stand_ins::source(self.clone(), &pipeline.name, config, streams);
         }
     }
 

@@ -12,6 +12,7 @@ mod logic;
 mod mqtt;
 pub mod observe;
 pub mod outline;
+pub mod payload;
 pub mod plan;
 pub mod resources;
 pub mod run;

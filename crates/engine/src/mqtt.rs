@@ -24,7 +24,10 @@
 //! The broker's side of it: it keeps what comes while we are away, or slow, only up to its own
 //! limit (mosquitto: 1000 messages, `max_queued_messages`) and drops what is more without a word;
 //! it drops what is larger than 1 MiB on MQTT 5, because we say so, and sends it on 3.1.1, where it
-//! becomes a dead letter.
+//! becomes a dead letter without its payload.
+//!
+//! QoS 2 is QoS 1 with one step more ([`two_steps`]): what was acknowledged does not come again, not even when the
+//! acknowledgement was lost with its connection.
 
 pub(crate) mod access;
 mod client_id;
@@ -35,6 +38,7 @@ mod packets;
 pub(crate) mod publisher;
 pub(crate) mod subscriber;
 pub(crate) mod tls;
+mod two_steps;
 mod window;
 
 pub(crate) use packets::Version;

@@ -27,24 +27,15 @@ use tokio_util::sync::CancellationToken;
 use wiredflow_core::delivery::{Delivery, Payload, Settled, Token};
 use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::Source;
-use wiredflow_core::{Error, Result, words};
+use wiredflow_core::{Error, Result};
 
 use crate::http::Auth;
+use crate::payload::Format;
 use crate::resources::Resources;
 use crate::tls::ServerKeys;
 
 use desk::Desk;
 use server::Server;
-
-words! {
-    /// What the body of a request is.
-    pub enum Format {
-        /// A JSON document; an array gives many records.
-        Json = "json",
-        /// One text.
-        Text = "text",
-    }
-}
 
 /// What a webhook is made of.
 #[derive(Clone, Debug)]

@@ -2,12 +2,19 @@
 
 use std::{
     fs,
+    net::TcpStream,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use tempfile::TempDir;
+
+use crate::{
+    owned::Owned,
+    wait::{free_port, holds_within},
+};
 
 /// What `openssl ca` must be told beside its arguments; paths are relative to the folder of the authority.
 const CONFIGURATION: &str = "
@@ -86,6 +93,25 @@ impl Authority {
         }
     }
 
+    /// For a server whose certificate is signed by its own key alone; valid for `localhost` and 127.0.0.1.
+    pub fn self_signed() -> Identity {
+        let folder = tempfile::tempdir().unwrap();
+        let name = ["-subj", "/CN=localhost", "-days", "3650"];
+        let hosts = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+        let files = ["-keyout", "alone.key", "-out", "alone.pem"];
+        openssl(
+            folder.path(),
+            [&["req", "-x509"], &NEW_KEY[..], &name, &hosts, &files],
+        );
+        let certificate = folder.path().join("alone.pem");
+        Identity {
+            key: folder.path().join("alone.key"),
+            authority: certificate.clone(),
+            certificate,
+            _folder: Arc::new(folder),
+        }
+    }
+
     /// The file of the authority's certificate, for those who shall trust it.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("authority.pem")
@@ -132,6 +158,47 @@ impl Authority {
             authority: self.path(),
             _folder: Arc::clone(&self.folder),
         }
+    }
+}
+
+/// A server that speaks TLS 1.0 and nothing newer. Dropping it ends it.
+#[derive(Debug)]
+pub struct OldTls {
+    port: u16,
+    _server: Owned,
+}
+
+impl OldTls {
+    /// Starts one with that certificate; returns when it answers.
+    #[track_caller]
+    pub fn start(identity: &Identity) -> Self {
+        let port = free_port();
+        let mut command = Command::new("openssl");
+        command
+            .args(["s_server", "-quiet", "-tls1"])
+            .args(["-cipher", "DEFAULT@SECLEVEL=0", "-accept"])
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("-cert")
+            .arg(&identity.certificate)
+            .arg("-key")
+            .arg(&identity.key)
+            .stdin(Stdio::piped()) // its end would be the server's
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let server = Owned::start(&mut command)
+            .unwrap_or_else(|error| panic!("install openssl (`apt-get install openssl`): {error}"));
+        let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let started = holds_within(Duration::from_secs(10), answers);
+        assert!(started, "openssl s_server does not answer");
+        Self {
+            port,
+            _server: server,
+        }
+    }
+
+    /// `localhost:PORT`.
+    pub fn address(&self) -> String {
+        format!("localhost:{}", self.port)
     }
 }
 

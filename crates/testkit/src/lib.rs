@@ -39,7 +39,7 @@ mod mqtt;
 mod owned;
 mod wait;
 
-pub use certificates::{Authority, Identity};
+pub use certificates::{Authority, Identity, OldTls};
 pub use collector::Collector;
 pub use fault_proxy::{Fault, FaultProxy};
 pub use flow::{Finished, FlowTest, Running};

@@ -46,6 +46,7 @@ pub struct MosquittoOptions {
     client_certificates: bool,
     max_queued_messages: Option<usize>,
     acl: Option<String>,
+    most_qos: Option<u8>,
     lines: String,
 }
 
@@ -245,6 +246,9 @@ impl Mosquitto {
             writeln!(lines, "max_queued_messages {limit}").unwrap();
         }
         writeln!(lines, "{}\nlistener {} 127.0.0.1", options.lines, self.port).unwrap();
+        if let Some(qos) = options.most_qos {
+            writeln!(lines, "max_qos {qos}").unwrap();
+        }
         if let Some(identity) = &options.tls {
             writeln!(
                 lines,
@@ -323,6 +327,13 @@ impl MosquittoOptions {
     #[must_use]
     pub fn acl(mut self, text: &str) -> Self {
         self.acl = Some(text.to_owned());
+        self
+    }
+
+    /// The highest QoS that its plain listener takes and grants.
+    #[must_use]
+    pub fn most_qos(mut self, qos: u8) -> Self {
+        self.most_qos = Some(qos);
         self
     }
 

@@ -356,3 +356,32 @@ fn what_init_writes_passes_its_own_tests_and_its_commands_work_as_they_are_print
     }
     assert!(!test.path("it's mine/data").exists() && !test.path("it's mine/.wiredflow").exists());
 }
+
+#[test]
+fn messages_have_the_form_that_their_source_gives() {
+    let test = tool();
+    test.file(
+        "flow.yaml",
+        r#"
+name: forms
+pipelines:
+  text:
+    source: {mqtt: {broker: "127.0.0.1:1", topic: a/+, format: text, topic_field: from}}
+    stages:
+      - store: {json: {folder: data}}
+"#,
+    );
+    test.file(
+        "flow.test.yaml",
+        r#"
+cases:
+  a text is a value:
+    run: [text]
+    given: {text: ["21.5 °C", 7]}
+    expect:
+      storages:
+        text: [{"value": "21.5 °C", from: a/+}, {"value": "7", from: a/+}]
+"#,
+    );
+    test.run(["test", "flow.yaml"]).assert_code(0);
+}

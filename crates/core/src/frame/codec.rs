@@ -1,6 +1,5 @@
 //! Frames into bytes, and bytes from anywhere into frames.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{Buf, BytesMut};
@@ -9,6 +8,7 @@ use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Frame, VERSION};
+use crate::json;
 use crate::record::{Map, Value};
 
 /// Why bytes are no frame, or a frame cannot be bytes.
@@ -103,11 +103,7 @@ fn decode_body(body: &[u8]) -> Result<Frame, FrameError> {
         message,
         call: call_of(body),
     };
-    if let Some(integer) = inexact_integer(body) {
-        return Err(malformed(format!(
-            "the integer {integer} does not fit into 64 bits; give it as text"
-        )));
-    }
+    json::exact(body).map_err(malformed)?;
     serde_json::from_slice(body).map_err(|err| malformed(err.to_string()))
 }
 
@@ -151,57 +147,6 @@ impl<'de> Visitor<'de> for &mut Head {
         }
         Ok(())
     }
-}
-
-/// The first integer that the JSON reader would silently turn into a float.
-///
-/// Such an integer has 19 digits at least, so that looking at every 19th byte finds it; only where there is
-/// a digit is more looked at. In ordinary data this costs next to nothing.
-fn inexact_integer(body: &[u8]) -> Option<Cow<'_, str>> {
-    const STRIDE: usize = 19;
-    let digit = |at: usize| body.get(at).is_some_and(u8::is_ascii_digit);
-    let mut at = STRIDE - 1;
-    let mut suspicious = false;
-    while at < body.len() && !suspicious {
-        if digit(at) {
-            let before = (0..at).rev().take_while(|&index| digit(index)).count();
-            let after = (at..body.len()).take_while(|&index| digit(index)).count();
-            suspicious = before + after >= STRIDE;
-            at += after.max(1);
-        }
-        at += STRIDE;
-    }
-    suspicious.then(|| find_inexact_integer(body)).flatten()
-}
-
-/// The slow and exact way: passes over strings and looks at every number.
-fn find_inexact_integer(body: &[u8]) -> Option<Cow<'_, str>> {
-    let mut at = 0;
-    while at < body.len() {
-        match body[at] {
-            b'"' => {
-                at += 1;
-                while at < body.len() && body[at] != b'"' {
-                    at += if body[at] == b'\\' { 2 } else { 1 };
-                }
-                at += 1;
-            }
-            b'-' | b'0'..=b'9' => {
-                let length = body[at..]
-                    .iter()
-                    .take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte))
-                    .count();
-                let text = String::from_utf8_lossy(&body[at..at + length]);
-                let whole = !text.contains(['.', 'e', 'E']);
-                if whole && text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
-                    return Some(text);
-                }
-                at += length;
-            }
-            _ => at += 1,
-        }
-    }
-    None
 }
 
 /// Reads straight into the frame's struct when `type` comes first, as our own encoders write it; another

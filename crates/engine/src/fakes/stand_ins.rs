@@ -14,6 +14,7 @@ use wiredflow_core::{Batch, Error, Result, Value, json};
 use crate::catalogue::{OpenSource, Prepared, Work};
 use crate::clock::Clock;
 use crate::http::failure;
+use crate::payload::Shaping;
 use crate::senders::{AnySender, Message, Sender};
 use crate::stages::send::Send;
 
@@ -74,11 +75,23 @@ impl Connector {
     }
 }
 
-/// Brings the messages that the test gives, all at once.
-pub(super) fn source(outside: Outside, pipeline: &str, streams: Streams) -> OpenSource {
+/// Brings the messages that the test gives, all at once, in the form that the source gives them.
+pub(super) fn source(
+    outside: Outside,
+    pipeline: &str,
+    config: &Node,
+    streams: Streams,
+) -> OpenSource {
     let pipeline: Arc<str> = pipeline.into();
+    let topic = config
+        .entry("topic")
+        .and_then(|entry| entry.value.as_text());
+    let origin: Arc<str> = topic.unwrap_or("the test").into();
+    let shaping = Shaping::said(config).map(Arc::new);
     OpenSource(Arc::new(move |_| {
         let stream = Stream {
+            origin: Arc::clone(&origin),
+            shaping: shaping.clone(),
             outside: outside.clone(),
             pipeline: Arc::clone(&pipeline),
             streams,
@@ -90,6 +103,8 @@ pub(super) fn source(outside: Outside, pipeline: &str, streams: Streams) -> Open
 struct Stream {
     outside: Outside,
     pipeline: Arc<str>,
+    origin: Arc<str>,
+    shaping: Option<Arc<Shaping>>,
     streams: Streams,
 }
 
@@ -99,14 +114,23 @@ impl Source for Stream {
         if said.is_empty() && self.streams == Streams::Stay {
             std::future::pending::<()>().await;
         }
-        let delivery = |said| Delivery {
-            token: Token::default(),
-            payload: Payload::Json(match said {
-                Said::Json(value) => Bytes::from(value.to_string()),
-                Said::Raw(text) => Bytes::from(text),
-                Said::Status(_) | Said::Away => Bytes::new(),
-            }),
-            origin: Some("the test".into()),
+        let shaping = self.shaping.as_deref();
+        let bare = shaping.is_some_and(|shaping| !shaping.reads_json());
+        let delivery = |said| {
+            let delivery = Delivery {
+                token: Token::default(),
+                payload: Payload::Json(match said {
+                    Said::Json(Value::String(text)) if bare => Bytes::from(text),
+                    Said::Json(value) => Bytes::from(value.to_string()),
+                    Said::Raw(text) => Bytes::from(text),
+                    Said::Status(_) | Said::Away => Bytes::new(),
+                }),
+                origin: Some(Arc::clone(&self.origin)),
+            };
+            match shaping {
+                Some(shaping) => shaping.shaped(delivery),
+                None => delivery,
+            }
         };
         Ok(said.into_iter().map(delivery).collect())
     }

@@ -164,7 +164,7 @@ fn parse(bytes: &[u8]) -> Result<Batch, String> {
         return json::parse(bytes, usize::MAX).map(Batch::of_document);
     }
     match serde_json::from_slice(bytes) {
-        Ok(Records(records)) => Ok(Batch::new(records)),
+        Ok(Records(records)) => json::exact(bytes).map(|()| Batch::new(records)),
         Err(error) if error.is_data() => Err(error.to_string()),
         Err(error) => Err(format!("not JSON: {error}")),
     }

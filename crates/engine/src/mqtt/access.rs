@@ -4,11 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::{FromNode, Reading};
 use wiredflow_core::node::{Node, Span};
 use wiredflow_core::secret::Secret;
-use wiredflow_core::{Error, Result, words};
+use wiredflow_core::{Error, Result};
 
 use super::packets::{Session, Version};
 use super::tls::TlsChoice;
@@ -73,30 +72,28 @@ impl BrokerAddress {
     }
 }
 
-/// How sure a message is: 0, or 1.
+/// How sure a message is on its way over a connection: 0, 1, or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Qos {
     AtMostOnce,
     AtLeastOnce,
+    ExactlyOnce,
 }
 
 impl FromNode for Qos {
-    const EXPECTS: &'static str = "`0` or `1`";
+    const EXPECTS: &'static str = "`0`, `1` or `2`";
 
     fn from_node(node: &Node, reading: &mut Reading) -> Option<Self> {
         match u8::from_node(node, reading)? {
-            0 => return Some(Self::AtMostOnce),
-            1 => return Some(Self::AtLeastOnce),
-            2 => {
-                let help = "possible: `0`, `1`";
-                reading.error_with_help(node.span, not_built_yet("qos: 2"), help);
-            }
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
             other => {
                 let message = format!("`{other}` is not possible here");
-                reading.error_with_help(node.span, message, "possible: `0`, `1`");
+                reading.error_with_help(node.span, message, "possible: `0`, `1`, `2`");
+                None
             }
         }
-        None
     }
 }
 
@@ -156,30 +153,6 @@ fn topic_text(node: &Node, reading: &mut Reading) -> Option<String> {
     };
     reading.error(node.span, fault);
     None
-}
-
-words! {
-    /// What a payload is.
-    pub(crate) enum Format {
-        /// A JSON document; an array gives many records.
-        Json = "json",
-        /// One text.
-        Text = "text",
-        /// Bytes.
-        Binary = "binary",
-    }
-}
-
-impl Format {
-    /// Reports what is not built yet.
-    pub(crate) fn check(self, node: &Node, cx: &mut CheckCx<'_>) {
-        if self != Self::Json {
-            let message = not_built_yet(&format!("format: {}", self.word()));
-            let span = span_of(node, "format");
-            cx.reading
-                .error_with_help(span, message, "possible: `json`");
-        }
-    }
 }
 
 /// The keys that source and sender share.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use wiredflow_core::delivery::{Delivery, Payload, Settled, Token};
+use wiredflow_core::json::MAX_PAYLOAD;
 use wiredflow_core::{Error, Result};
 
 use super::window::Window;
@@ -28,8 +29,12 @@ pub(super) struct Arrived {
     /// The packet's id; 0 where nothing is acknowledged.
     pub(super) packet: u16,
     pub(super) duplicate: bool,
-    pub(super) payload: Bytes,
+    pub(super) payload: Result<Bytes, TooLarge>,
 }
+
+/// The size of a payload that is over the limit, and not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLarge(pub(super) usize);
 
 #[derive(Debug, Default)]
 struct State {
@@ -95,10 +100,10 @@ impl Intake {
         let epoch = state.epoch;
         let mut bytes = 0;
         for (number, arrived) in state.waiting.drain(..count) {
-            bytes += arrived.payload.len();
+            bytes += arrived.kept();
             deliveries.push(Delivery {
                 token: Token { epoch, id: number },
-                payload: Payload::Json(arrived.payload),
+                payload: arrived.payload.map_or_else(TooLarge::told, Payload::Json),
                 origin: Some(arrived.topic),
             });
         }
@@ -159,15 +164,17 @@ impl Intake {
             let number = match arrived.packet {
                 0 => 0,
                 packet => {
-                    let print = print_of(&arrived);
-                    match state.window.arrived(packet, arrived.duplicate, print) {
+                    match state
+                        .window
+                        .arrived(packet, arrived.duplicate, arrived.print())
+                    {
                         Some(number) => number,
                         None => continue,
                     }
                 }
             };
             if !state.closed {
-                state.bytes += arrived.payload.len();
+                state.bytes += arrived.kept();
                 state.waiting.push_back((number, arrived));
             }
         }
@@ -215,13 +222,36 @@ impl State {
     }
 }
 
-/// Enough of a message to tell it from another one under the same id.
-fn print_of(arrived: &Arrived) -> u64 {
-    let payload = &arrived.payload[..];
-    let mut hasher = DefaultHasher::new();
-    hasher.write_usize(payload.len());
-    hasher.write(&payload[..payload.len().min(LOOK)]);
-    hasher.write(&payload[payload.len().saturating_sub(LOOK)..]);
-    hasher.write(arrived.topic.as_bytes());
-    hasher.finish()
+impl Arrived {
+    /// Enough of a message to tell it from another one under the same id.
+    pub(super) fn print(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match &self.payload {
+            Ok(payload) => {
+                hasher.write_usize(payload.len());
+                hasher.write(&payload[..payload.len().min(LOOK)]);
+                hasher.write(&payload[payload.len().saturating_sub(LOOK)..]);
+            }
+            Err(TooLarge(size)) => hasher.write_usize(*size),
+        }
+        hasher.write(self.topic.as_bytes());
+        hasher.finish()
+    }
+
+    /// The bytes that it holds.
+    fn kept(&self) -> usize {
+        self.payload.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl TooLarge {
+    fn told(self) -> Payload {
+        let size = self.0;
+        let reason =
+            format!("{size} bytes are more than the limit of {MAX_PAYLOAD}, and are not kept");
+        Payload::Unreadable {
+            bytes: Bytes::new(),
+            reason,
+        }
+    }
 }

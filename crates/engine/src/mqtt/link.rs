@@ -269,8 +269,7 @@ impl Link {
         }
         let kept = self.inbox.split_to(MOST_PACKET).freeze();
         self.skip = whole - MOST_PACKET;
-        read_oversized(self.version, frame, kept.slice(frame.head..))
-            .map(|message| Some(Packet::Message(message)))
+        read_oversized(self.version, frame, kept.slice(frame.head..)).map(Some)
     }
 
     /// Ends the connection in good order: everything is written, and the broker has read it when

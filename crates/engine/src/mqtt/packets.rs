@@ -86,8 +86,15 @@ pub(super) enum Packet {
     Refused(Refusal),
     /// Something was published.
     Message(Message),
+    /// Something was published that is too large to be kept: all but its payload, and how many bytes
+    /// that had.
+    Oversized(Message, usize),
     /// It has taken what was published under this id, or says why not.
     Taken { id: u16, refused: Option<Denied> },
+    /// At QoS 2, the first step of the same: it has what was published, and wants to hear that we know.
+    Received { id: u16, refused: Option<Denied> },
+    /// At QoS 2, of what it published: it knows that we have it, and wants to hear that it is over.
+    Released(u16),
     /// The answer to a subscription, for each filter the granted QoS or why it is refused.
     Subscribed(Vec<Result<u8, Denied>>),
     /// It ends the connection.
@@ -137,6 +144,8 @@ pub(super) struct Message {
     pub(super) topic: Bytes,
     /// The packet's id; 0 at QoS 0, where nothing is acknowledged.
     pub(super) id: u16,
+    /// Whether it is acknowledged in two steps: QoS 2.
+    pub(super) two_steps: bool,
     /// Whether the broker may have delivered it before.
     pub(super) duplicate: bool,
     pub(super) payload: Bytes,
@@ -227,16 +236,22 @@ impl Version {
         }
     }
 
-    /// Publishes; `id` is 0 at QoS 0.
-    pub(super) fn write_message(self, topic: &str, id: u16, payload: &[u8], out: &mut BytesMut) {
-        let qos = u8::from(id > 0);
+    /// Publishes; `id` is 0 at QoS 0 and is not written.
+    pub(super) fn write_message(
+        self,
+        topic: &str,
+        qos: Qos,
+        id: u16,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) {
         let rest = self.message_rest(topic, qos, payload.len());
         out.reserve(rest + 5);
-        out.put_u8(0x30 | (qos << 1));
+        out.put_u8(0x30 | ((qos as u8) << 1));
         put_length(rest, out);
         out.put_u16(u16::try_from(topic.len()).unwrap_or(u16::MAX));
         out.put_slice(topic.as_bytes());
-        if id > 0 {
+        if qos != Qos::AtMostOnce {
             out.put_u16(id);
         }
         if self == Self::V5 {
@@ -246,7 +261,7 @@ impl Version {
     }
 
     /// The size of a published packet.
-    pub(super) fn message_size(self, topic: &str, qos: u8, payload: usize) -> usize {
+    pub(super) fn message_size(self, topic: &str, qos: Qos, payload: usize) -> usize {
         let rest = self.message_rest(topic, qos, payload);
         let length = match rest {
             0..128 => 1,
@@ -257,15 +272,16 @@ impl Version {
         1 + length + rest
     }
 
-    fn message_rest(self, topic: &str, qos: u8, payload: usize) -> usize {
-        2 + topic.len() + 2 * usize::from(qos > 0) + usize::from(self == Self::V5) + payload
+    fn message_rest(self, topic: &str, qos: Qos, payload: usize) -> usize {
+        let id = 2 * usize::from(qos != Qos::AtMostOnce);
+        2 + topic.len() + id + usize::from(self == Self::V5) + payload
     }
 
     /// Takes one whole packet; `frame` is its header, and all of it has arrived.
     pub(super) fn read(self, frame: Frame, inbox: &mut BytesMut) -> Result<Packet, Garbled> {
         match frame.first >> 4 {
-            3 if frame.qos() > 1 => Err(Garbled::new("a message at QoS 2, which nobody asked for")),
-            4 => {
+            3 if frame.qos() > 2 => Err(Garbled::new("a message at QoS 3, which there is not")),
+            kind @ 4..=7 => {
                 let packet = inbox.split_to(frame.head + frame.rest);
                 let mut body = &packet[frame.head..];
                 if body.len() < 2 {
@@ -274,7 +290,13 @@ impl Version {
                 let id = body.get_u16();
                 let reason = body.first().copied().unwrap_or(0);
                 let refused = (reason >= 0x80).then(|| v5::denied(reason));
-                Ok(Packet::Taken { id, refused })
+                Ok(match kind {
+                    // The last step of QoS 2: that the id is not known there says that it is over.
+                    7 => Packet::Taken { id, refused: None },
+                    6 => Packet::Released(id),
+                    5 => Packet::Received { id, refused },
+                    _ => Packet::Taken { id, refused },
+                })
             }
             11 | 13 => {
                 inbox.advance(frame.head + frame.rest);
@@ -288,13 +310,13 @@ impl Version {
     }
 }
 
-/// Reads the beginning of a message that is too large to be kept. Its payload is cut to one byte
-/// more than is ever read, so that nobody takes it for whole.
+/// Reads the beginning of a message that is too large to be kept; its payload is left out and
+/// counted.
 pub(super) fn read_oversized(
     version: Version,
     frame: Frame,
     mut body: Bytes,
-) -> Result<Message, Garbled> {
+) -> Result<Packet, Garbled> {
     let cut = || Garbled::new("a message that is cut off");
     let length = usize::from(body.try_get_u16().map_err(|_| cut())?);
     if body.len() < length {
@@ -303,28 +325,51 @@ pub(super) fn read_oversized(
     let topic = body.split_to(length);
     let id = match frame.qos() {
         0 => 0,
-        1 => body.try_get_u16().map_err(|_| cut())?,
-        _ => return Err(Garbled::new("a message at QoS 2, which nobody asked for")),
+        1 | 2 => body.try_get_u16().map_err(|_| cut())?,
+        _ => return Err(Garbled::new("a message at QoS 3, which there is not")),
     };
+    let mut before = 2 + length + 2 * usize::from(frame.qos() > 0);
     if version == Version::V5 {
         // The length of properties is written as that of a packet is.
         let length = Frame::peek(&[&[0], &body[..body.len().min(4)]].concat())?;
-        let properties = length.map_or(0, |frame| frame.head - 1 + frame.rest);
-        body.advance(properties.min(body.len()));
+        before += length.map_or(0, |frame| frame.head - 1 + frame.rest);
     }
-    let mut payload = BytesMut::from(body);
-    payload.resize(MAX_PAYLOAD + 1, 0);
-    Ok(Message {
-        topic,
+    let message = Message {
+        // A copy: the rest of what has arrived need not be kept for it.
+        topic: Bytes::copy_from_slice(&topic),
         id,
+        two_steps: frame.qos() == 2,
         duplicate: frame.first & 8 > 0,
-        payload: payload.freeze(),
-    })
+        payload: Bytes::new(),
+    };
+    Ok(Packet::Oversized(
+        message,
+        frame.rest.saturating_sub(before),
+    ))
 }
 
 pub(super) fn write_ack(id: u16, out: &mut BytesMut) {
+    write_step(0x40, id, out);
+}
+
+/// The first step of QoS 2 for what has come: we have it.
+pub(super) fn write_received(id: u16, out: &mut BytesMut) {
+    write_step(0x50, id, out);
+}
+
+/// The second step of QoS 2 for what was published: we know that the broker has it.
+pub(super) fn write_release(id: u16, out: &mut BytesMut) {
+    write_step(0x62, id, out);
+}
+
+/// The last step of QoS 2 for what has come: it is over.
+pub(super) fn write_complete(id: u16, out: &mut BytesMut) {
+    write_step(0x70, id, out);
+}
+
+fn write_step(first: u8, id: u16, out: &mut BytesMut) {
     let [high, low] = id.to_be_bytes();
-    out.extend_from_slice(&[0x40, 2, high, low]);
+    out.extend_from_slice(&[first, 2, high, low]);
 }
 
 pub(super) fn write_ping(out: &mut BytesMut) {

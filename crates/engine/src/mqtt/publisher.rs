@@ -11,11 +11,14 @@ use wiredflow_core::{Error, ErrorKind, Result};
 use super::access::{Access, Qos};
 use super::client_id::ClientId;
 use super::keeper::{Keeper, Role};
-use super::packets::{Denied, MOST_SENT, Packet, Session, Version, Welcome};
+use super::packets::{Denied, MOST_SENT, Packet, Session, Version, Welcome, write_release};
 use crate::resources::Resources;
 
-/// The most messages at QoS 1 that wait for the broker's word, unless it wants fewer.
+/// The most messages at QoS 1 and 2 that wait for the broker's word, unless it wants fewer.
 const WINDOW: u16 = 1024;
+
+/// The same at QoS 2 in 3.1.1, where brokers have a limit (mosquitto: 20) and no word for it.
+const UNSAID_WINDOW: u16 = 10;
 
 /// Beyond so many bytes that wait to be written no more are added.
 const MOST_OUTBOX: usize = 256 << 10;
@@ -74,6 +77,7 @@ impl Publishing {
             first: 0,
             unsent: 0,
             under_way: HashMap::new(),
+            received: Vec::new(),
             last_id: 0,
             window: WINDOW,
             most_packet: MOST_SENT,
@@ -151,20 +155,25 @@ struct Publisher {
     unsent: usize,
     /// By packet id: the call, and the letter's place in it.
     under_way: HashMap<u16, (u64, usize)>,
+    /// Ids at QoS 2 that the broker has and wants to hear of.
+    received: Vec<u16>,
     last_id: u16,
     window: u16,
     most_packet: usize,
 }
 
 impl Role for Publisher {
-    fn connected(&mut self, welcome: &Welcome, _: Version, _: &mut BytesMut) -> Result<()> {
+    fn connected(&mut self, welcome: &Welcome, version: Version, _: &mut BytesMut) -> Result<()> {
         if welcome.most_qos < self.qos as u8 {
             return Err(Error::config(format!(
                 "takes nothing at QoS {}: write `qos: {}`",
                 self.qos as u8, welcome.most_qos
             )));
         }
-        self.window = WINDOW.min(welcome.receive_maximum);
+        self.window = match (self.qos, version) {
+            (Qos::ExactlyOnce, Version::V311) => UNSAID_WINDOW,
+            _ => WINDOW.min(welcome.receive_maximum),
+        };
         self.most_packet = welcome.most_packet;
         if let Some(ready) = self.ready.take() {
             // Whoever opened may have gone: the queue is closed then.
@@ -184,6 +193,9 @@ impl Role for Publisher {
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let gone = self.poll_gone(cx);
+        self.received
+            .drain(..)
+            .for_each(|id| write_release(id, out));
         while self.unsent < self.work.len() && out.len() < MOST_OUTBOX {
             let number = self.first + self.unsent as u64;
             let work = &mut self.work[self.unsent];
@@ -194,9 +206,8 @@ impl Role for Publisher {
             if self.under_way.len() >= usize::from(self.window) {
                 break;
             }
-            let size = |letter: &Letter| {
-                version.message_size(&self.topic, self.qos as u8, letter.body.len())
-            };
+            let size =
+                |letter: &Letter| version.message_size(&self.topic, self.qos, letter.body.len());
             if work.sent == 0
                 && let Some(letter) = work
                     .letters
@@ -214,10 +225,10 @@ impl Role for Publisher {
             }
             let id = match self.qos {
                 Qos::AtMostOnce => 0,
-                Qos::AtLeastOnce => next_id(&mut self.last_id, &self.under_way),
+                Qos::AtLeastOnce | Qos::ExactlyOnce => next_id(&mut self.last_id, &self.under_way),
             };
             let body = &work.letters[work.sent].body;
-            version.write_message(&self.topic, id, body, out);
+            version.write_message(&self.topic, self.qos, id, body, out);
             if id > 0 {
                 self.under_way.insert(id, (number, work.sent));
             }
@@ -239,8 +250,16 @@ impl Role for Publisher {
     }
 
     fn read(&mut self, packet: Packet) -> Result<()> {
-        if let Packet::Taken { id, refused } = packet
-            && let Some((number, place)) = self.under_way.remove(&id)
+        let (id, refused) = match packet {
+            Packet::Received { id, refused: None } => {
+                self.received.push(id);
+                return Ok(());
+            }
+            // Refused at the first step of QoS 2, it has no second.
+            Packet::Taken { id, refused } | Packet::Received { id, refused } => (id, refused),
+            _ => return Ok(()),
+        };
+        if let Some((number, place)) = self.under_way.remove(&id)
             && let Some(index) = number.checked_sub(self.first)
             && let Some(work) = self.work.get_mut(index as usize)
         {
@@ -309,6 +328,7 @@ impl Publisher {
             work.answer(Err(error.clone()));
         }
         self.under_way.clear();
+        self.received.clear();
         self.clear_answered();
     }
 

@@ -6,13 +6,15 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 use wiredflow_core::delivery::{Delivery, Settled};
+use wiredflow_core::json::MAX_PAYLOAD;
 use wiredflow_core::{Error, Result};
 
 use super::access::{Access, Qos};
 use super::client_id::ClientId;
-use super::intake::{Arrived, Intake};
+use super::intake::{Arrived, Intake, TooLarge};
 use super::keeper::{Keeper, Role};
-use super::packets::{Denied, Garbled, Message, Packet, Session, Version, Welcome, write_ack};
+use super::packets::{Denied, Garbled, Message, Packet, Session, Version, Welcome};
+use super::two_steps::TwoSteps;
 use crate::resources::Resources;
 
 /// The ids of our own packets; a connection has one of each.
@@ -54,6 +56,7 @@ impl Subscription {
             pipeline: Arc::clone(&resources.pipeline),
             ready: Some(ready),
             batch: Vec::new(),
+            steps: TwoSteps::default(),
             last_topic: Arc::from(""),
             room: true,
         };
@@ -103,6 +106,7 @@ struct Subscriber {
     /// Answered once the subscription stands, or cannot.
     ready: Option<oneshot::Sender<Result<()>>>,
     batch: Vec<Arrived>,
+    steps: TwoSteps,
     /// Messages of one topic mostly come in a row: its text is made once.
     last_topic: Arc<str>,
     room: bool,
@@ -111,6 +115,7 @@ struct Subscriber {
 impl Role for Subscriber {
     fn connected(&mut self, welcome: &Welcome, version: Version, out: &mut BytesMut) -> Result<()> {
         self.intake.connected(welcome.session_present);
+        self.steps.connected(welcome.session_present);
         if !welcome.session_present && self.expects_session {
             tracing::warn!(
                 pipeline = &*self.pipeline,
@@ -140,7 +145,9 @@ impl Role for Subscriber {
     }
 
     fn poll_write(&mut self, _: Version, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<()> {
-        let wishes = self.intake.poll(cx, |id| write_ack(id, out));
+        let steps = &mut self.steps;
+        let wishes = self.intake.poll(cx, |id| steps.acknowledge(id, out));
+        steps.write(out);
         self.room = wishes.room;
         if wishes.released {
             Poll::Ready(())
@@ -156,8 +163,15 @@ impl Role for Subscriber {
     fn read(&mut self, packet: Packet) -> Result<()> {
         match packet {
             Packet::Message(message) => {
-                let arrived = self.take_in(message);
-                self.batch.push(arrived);
+                self.take_in(message, None);
+                Ok(())
+            }
+            Packet::Oversized(message, size) => {
+                self.take_in(message, Some(size));
+                Ok(())
+            }
+            Packet::Released(id) => {
+                self.steps.released(id);
                 Ok(())
             }
             Packet::Subscribed(granted) => self.subscribed(&granted),
@@ -192,13 +206,28 @@ impl Role for Subscriber {
 }
 
 impl Subscriber {
-    fn take_in(&mut self, message: Message) -> Arrived {
-        Arrived {
+    /// `size` is that of a payload which is not there.
+    fn take_in(&mut self, message: Message, size: Option<usize>) {
+        let size = size.unwrap_or(message.payload.len());
+        let arrived = Arrived {
             topic: self.text_of(&message.topic),
             packet: message.id,
             duplicate: message.duplicate,
-            payload: message.payload,
+            payload: if size > MAX_PAYLOAD {
+                Err(TooLarge(size))
+            } else {
+                Ok(message.payload)
+            },
+        };
+        if message.two_steps {
+            let (id, print) = (arrived.packet, arrived.print());
+            if !self.steps.arrived(id, arrived.duplicate, print) {
+                return;
+            }
+        } else {
+            self.steps.arrived_in_one(arrived.packet);
         }
+        self.batch.push(arrived);
     }
 
     fn text_of(&mut self, topic: &Bytes) -> Arc<str> {

@@ -104,6 +104,12 @@ fn its_certificate(fault: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet: is this machine's clock right?".to_owned()
         }
+        // Where the server shows what `openssl req -x509` makes.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is self-signed, as an authority's is: have an authority sign one for the \
+             server, and name the authority's file in `tls: {ca: …}`"
+                .to_owned()
+        }
         other => format!("its certificate is refused: {other}"),
     }
 }
@@ -122,8 +128,10 @@ fn of_alert(alert: AlertDescription) -> Error {
         | AlertDescription::AccessDenied => Error::config(format!(
             "it refuses our certificate (`tls: {{cert, key}}`): {alert:?}"
         )),
-        AlertDescription::ProtocolVersion
-        | AlertDescription::HandshakeFailure
+        AlertDescription::ProtocolVersion => {
+            Error::config("its TLS is too old, or another one: 1.2 and 1.3 are possible here")
+        }
+        AlertDescription::HandshakeFailure
         | AlertDescription::InsufficientSecurity
         | AlertDescription::UnrecognisedName => {
             Error::config(format!("it refuses the TLS connection: {alert:?}"))

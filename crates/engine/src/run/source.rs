@@ -155,24 +155,24 @@ struct Unreadable {
 }
 
 fn read(delivery: Delivery) -> Result<Vec<Value>, Unreadable> {
-    match delivery.payload {
-        Payload::Empty => Ok(Vec::new()),
-        Payload::Values(values) => Ok(values),
+    let (bytes, reason) = match delivery.payload {
+        Payload::Empty => return Ok(Vec::new()),
+        Payload::Values(values) => return Ok(values),
         Payload::Json(bytes) => match json::parse(&bytes, json::MAX_PAYLOAD) {
-            Ok(Value::Array(values)) => Ok(values),
-            Ok(value) => Ok(vec![value]),
-            Err(reason) => {
-                let reason = match &delivery.origin {
-                    Some(origin) => format!("the payload from `{origin}` cannot be read: {reason}"),
-                    None => format!("the payload cannot be read: {reason}"),
-                };
-                Err(Unreadable {
-                    body: Body::Bytes(bytes),
-                    reason,
-                })
-            }
+            Ok(Value::Array(values)) => return Ok(values),
+            Ok(value) => return Ok(vec![value]),
+            Err(reason) => (bytes, reason),
         },
-    }
+        Payload::Unreadable { bytes, reason } => (bytes, reason),
+    };
+    let reason = match &delivery.origin {
+        Some(origin) => format!("the payload from `{origin}` cannot be read: {reason}"),
+        None => format!("the payload cannot be read: {reason}"),
+    };
+    Err(Unreadable {
+        body: Body::Bytes(bytes),
+        reason,
+    })
 }
 
 async fn set_aside(

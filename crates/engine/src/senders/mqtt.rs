@@ -10,21 +10,24 @@ use wiredflow_core::{Result, config};
 
 use crate::catalogue::{CheckCx, SenderKind};
 use crate::mqtt::Version;
-use crate::mqtt::access::{Access, BrokerAddress, Format, Qos, TopicName};
+use crate::mqtt::access::{Access, BrokerAddress, Qos, TopicName};
 use crate::mqtt::publisher::{Letter, Publishing};
 use crate::mqtt::tls::TlsChoice;
+use crate::payload::Format;
 use crate::resources::Resources;
 use crate::senders::{Message, Sender};
 
 config! {
-    /// Publishes each record, or one field of it, to a topic of an MQTT broker. At QoS 1 a record counts
+    /// Publishes each record, or one field of it, to a topic of an MQTT broker. At QoS 1 and 2 a record counts
     /// as sent when the broker has confirmed it.
     pub(crate) struct MqttSenderConfig {
         /// The broker; the usual port is 1883, or 8883 with `tls`.
         broker: BrokerAddress,
         /// Where to publish.
         topic: TopicName,
-        /// 1: the broker confirms each message. 0: it is written, and that is all that is known.
+        /// 1: the broker confirms each message. 2: it does so in two steps, and can hand it on at QoS 2; after a lost
+        /// connection what was not confirmed is sent again, so it may arrive twice, at 1 and at 2. 0: it is
+        /// written, and that is all that is known.
         qos: Qos = "1",
         /// `5` or `3.1.1`; left out, 5, and 3.1.1 where the broker speaks no 5.
         version: Option<Version>,
@@ -36,7 +39,8 @@ config! {
         client_id: Option<String>,
         /// `true`, or `{ca, cert, key}`: files in PEM; `{insecure: true}` takes any certificate, for a trial.
         tls: TlsChoice,
-        /// What is sent: `json` (a bare text where one field is sent that is one).
+        /// What is sent: `json` (a bare text where one field is sent that is one); `text`: the text of `field` as it is,
+        /// a number or truth in its letters; `binary`: the bytes that the text of `field` stands for in base64.
         format: Format = "json",
     }
 }
@@ -59,6 +63,7 @@ impl MqttSenderConfig {
 pub(crate) struct MqttSender {
     publishing: Publishing,
     sink: Arc<str>,
+    format: Format,
 }
 
 impl SenderKind for MqttSender {
@@ -68,7 +73,6 @@ impl SenderKind for MqttSender {
     type Config = MqttSenderConfig;
 
     fn check(config: &MqttSenderConfig, node: &Node, cx: &mut CheckCx<'_>) {
-        config.format.check(node, cx);
         config.access().check(node, cx);
     }
 
@@ -77,6 +81,7 @@ impl SenderKind for MqttSender {
         let publishing = Publishing::open(&config.access(), topic, config.qos, resources).await?;
         Ok(Self {
             publishing,
+            format: config.format,
             sink: Arc::clone(&resources.stage),
         })
     }
@@ -84,13 +89,14 @@ impl SenderKind for MqttSender {
 
 impl Sender for MqttSender {
     async fn send(&self, messages: &[Message], _: &Cx) -> Result<CommitReceipt> {
-        let letter = |message: &Message| Letter {
-            record: message.record,
-            body: message.body.clone(),
+        let letter = |message: &Message| {
+            Ok(Letter {
+                record: message.record,
+                body: self.format.body(message)?,
+            })
         };
-        self.publishing
-            .publish(messages.iter().map(letter).collect())
-            .await?;
+        let letters: Result<Vec<Letter>> = messages.iter().map(letter).collect();
+        self.publishing.publish(letters?).await?;
         Ok(CommitReceipt::issue(Arc::clone(&self.sink), messages.len()))
     }
 }

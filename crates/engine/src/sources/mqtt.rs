@@ -10,9 +10,10 @@ use wiredflow_core::{Error, Result, config};
 
 use crate::catalogue::{CheckCx, SourceKind};
 use crate::mqtt::Version;
-use crate::mqtt::access::{Access, BrokerAddress, Format, Qos, TopicFilter, span_of};
+use crate::mqtt::access::{Access, BrokerAddress, Qos, TopicFilter, span_of};
 use crate::mqtt::subscriber::Subscription;
 use crate::mqtt::tls::TlsChoice;
+use crate::payload::{Format, Shaping, TopicField};
 use crate::resources::Resources;
 
 config! {
@@ -26,7 +27,9 @@ config! {
         topic: Option<TopicFilter>,
         /// The same, for several.
         topics: Vec<TopicFilter>,
-        /// 1: what was not stored comes again. 0: what is under way is lost when the flow ends.
+        /// 1: what was not stored comes again, so nothing is lost, and after a fault some may come twice.
+        /// 2: as 1, and only the end of the flow's process or of the broker by force brings one twice. 0: what is
+        /// under way is lost when the flow ends.
         qos: Qos = "1",
         /// `5` or `3.1.1`; left out, 5, and 3.1.1 where the broker speaks no 5.
         version: Option<Version>,
@@ -40,8 +43,12 @@ config! {
         tls: TlsChoice,
         /// How long the broker keeps messages while the flow is away (with MQTT 5).
         session_expiry: Duration = "24h",
-        /// What payloads are: `json`.
+        /// What payloads are: `json`, where an array gives many records; `text` and `binary` give
+        /// records with one field, `value`: the text as it is, the bytes in base64.
         format: Format = "json",
+        /// The field of each record that gets the topic of its message, over one of that name in the payload; a
+        /// payload that is no map goes into the field `value` then.
+        topic_field: Option<TopicField>,
     }
 }
 
@@ -68,7 +75,10 @@ impl MqttSourceConfig {
 
 /// A subscription at a broker.
 #[derive(Debug)]
-pub(crate) struct MqttSource(Subscription);
+pub(crate) struct MqttSource {
+    subscription: Subscription,
+    shaping: Option<Shaping>,
+}
 
 impl SourceKind for MqttSource {
     const NAME: &'static str = "mqtt";
@@ -85,7 +95,13 @@ impl SourceKind for MqttSource {
                            acknowledged for so long";
             cx.reading.error(span_of(node, "session_expiry"), message);
         }
-        config.format.check(node, cx);
+        if config.qos == Qos::AtMostOnce {
+            let message = "QoS 0 cannot be at-least-once: what is under way is lost when the flow or \
+                           the connection ends";
+            let help = "write `qos: 1` unless that does not matter";
+            cx.reading
+                .warning_with_help(span_of(node, "qos"), message, help);
+        }
         config.access().check(node, cx);
     }
 
@@ -95,23 +111,33 @@ impl SourceKind for MqttSource {
             return Err(Error::config("a source needs a topic"));
         }
         let seconds = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
-        Subscription::open(&config.access(), topics, config.qos, seconds, resources)
-            .await
-            .map(Self)
+        let subscription =
+            Subscription::open(&config.access(), topics, config.qos, seconds, resources).await?;
+        Ok(Self {
+            subscription,
+            shaping: Shaping::of(config.format, config.topic_field),
+        })
     }
 }
 
 impl Source for MqttSource {
     async fn next(&self, most: usize) -> Result<Vec<Delivery>> {
-        self.0.next(most).await
+        let deliveries = self.subscription.next(most).await?;
+        Ok(match &self.shaping {
+            None => deliveries,
+            Some(shaping) => deliveries
+                .into_iter()
+                .map(|delivery| shaping.shaped(delivery))
+                .collect(),
+        })
     }
 
     async fn settle(&self, settled: Vec<Settled>) -> Result<()> {
-        self.0.settle(&settled);
+        self.subscription.settle(&settled);
         Ok(())
     }
 
     async fn close(&self) {
-        self.0.close();
+        self.subscription.close();
     }
 }

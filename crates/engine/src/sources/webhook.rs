@@ -13,9 +13,10 @@ use wiredflow_core::{Result, config, json, words};
 
 use crate::catalogue::{CheckCx, SourceKind};
 use crate::http::Auth;
+use crate::payload::Format;
 use crate::resources::Resources;
 use crate::tls::ServerKeys;
-use crate::webhook::{Format, Limits, Rules, Webhook, login_fault};
+use crate::webhook::{Limits, Rules, Webhook, login_fault};
 
 config! {
     /// Requests of other programs, each a delivery. The answer is 200 when the data is committed, and not before: what
@@ -32,7 +33,8 @@ config! {
         auth: Option<Auth>,
         /// The certificate that senders are shown: `{cert, key}`, files in PEM.
         tls: Option<ServerKeys>,
-        /// What bodies are: `json`, where an array gives many records, or `text`, which gives one.
+        /// What bodies are: `json`, where an array gives many records; `text` and `binary` give one with the field
+        /// `value`: the text as it is, the bytes in base64.
         format: Format = "json",
         /// The most bytes of a body, up to 1MiB.
         max_bytes: Size = "1MiB",

@@ -15,11 +15,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use wiredflow_core::delivery::{Outcome, Payload, Settled};
 use wiredflow_core::units::{format_duration, format_size};
-use wiredflow_core::{Value, json};
 
+use super::Waiting;
 use super::answer::{Answer, done, no_room, refused, unavailable, with};
 use super::login::Login;
-use super::{Format, Waiting};
+use crate::payload::Format;
 
 /// How much is read of a body that is too long, so that its sender can hear so, and for how long.
 const UNWANTED: (usize, Duration) = (8 << 20, Duration::from_secs(2));
@@ -178,17 +178,15 @@ async fn pass_over(body: &mut Incoming) {
 
 /// The body as the engine takes it, and what is wrong with it: then it goes to the dead letters as it is.
 fn read(body: &Bytes, format: Format) -> (Payload, Option<String>) {
-    let read = match format {
-        Format::Json => json::parse(body, json::MAX_PAYLOAD),
-        Format::Text => match std::str::from_utf8(body) {
-            Ok(text) => Ok(Value::String(text.to_owned())),
-            Err(error) => Err(format!("not UTF-8: {error}")),
-        },
-    };
-    match read {
-        Ok(Value::Array(values)) => (Payload::Values(values), None),
-        Ok(value) => (Payload::Values(vec![value]), None),
-        Err(why) => (Payload::Json(body.clone()), Some(why)),
+    match format.records(body) {
+        Ok(records) => (Payload::Values(records), None),
+        Err(reason) => {
+            let payload = Payload::Unreadable {
+                bytes: body.clone(),
+                reason: reason.clone(),
+            };
+            (payload, Some(reason))
+        }
     }
 }
 

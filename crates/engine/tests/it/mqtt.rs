@@ -2,10 +2,13 @@
 //! broker does not do.
 
 mod bench;
+mod certificates;
 mod connecting;
 mod cut;
 mod faults;
+mod payloads;
 mod scripted;
 mod sender;
 mod source;
+mod two_steps;
 mod whole;

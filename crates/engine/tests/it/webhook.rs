@@ -8,14 +8,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wiredflow_core::delivery::{Delivery, Outcome, Payload, Settled, Tally};
 use wiredflow_core::stage::Source;
+use wiredflow_engine::payload::Format;
 use wiredflow_engine::resources::Resources;
-use wiredflow_engine::webhook::{Format, Limits, Rules, Webhook};
+use wiredflow_engine::webhook::{Limits, Rules, Webhook};
 
 use crate::harness::resources;
 
@@ -87,7 +88,7 @@ impl Hook {
                 let settled = deliveries.iter().map(|delivery| Settled {
                     token: delivery.token,
                     outcome: match delivery.payload {
-                        Payload::Json(_) => Outcome::DeadLettered,
+                        Payload::Json(_) | Payload::Unreadable { .. } => Outcome::DeadLettered,
                         Payload::Empty | Payload::Values(_) => Outcome::Committed,
                     },
                     proof: Arc::new([]),
@@ -217,7 +218,7 @@ async fn what_cannot_be_read_goes_to_the_engine_as_it_is_and_its_sender_is_told_
     ] {
         let asked = hook.send(post(body));
         let delivery = hook.next().await;
-        let Payload::Json(bytes) = &delivery.payload else {
+        let Payload::Unreadable { bytes, .. } = &delivery.payload else {
             panic!("{delivery:?}");
         };
         assert_eq!(bytes, body);
@@ -240,7 +241,7 @@ async fn text_is_one_record_whatever_it_looks_like() {
     let Payload::Values(values) = &delivery.payload else {
         panic!("{delivery:?}");
     };
-    assert_eq!(*values, ["[1] grüße"]);
+    assert_eq!(*values, [json!({"value": "[1] grüße"})]);
     hook.settle(&delivery, Outcome::Committed).await;
     assert_eq!(asked.await.unwrap().status, 200);
 }

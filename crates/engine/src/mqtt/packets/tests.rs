@@ -34,16 +34,21 @@ fn a_header_is_read_when_it_is_whole() {
 #[test]
 fn a_message_is_written_as_each_version_reads_it() {
     for length in [0, 1, 100, 127, 128, 16_383, 16_384, 300_000] {
-        for id in [0, 7] {
+        for (qos, id) in [
+            (Qos::AtMostOnce, 0),
+            (Qos::AtLeastOnce, 7),
+            (Qos::ExactlyOnce, 300),
+        ] {
             let payload = vec![b'x'; length];
             for version in [Version::V311, Version::V5] {
                 let mut out = BytesMut::new();
-                version.write_message("a/b", id, &payload, &mut out);
-                let size = version.message_size("a/b", u8::from(id > 0), length);
+                version.write_message("a/b", qos, id, &payload, &mut out);
+                let size = version.message_size("a/b", qos, length);
                 assert_eq!(out.len(), size, "{version}, {length} bytes");
                 let expected = Message {
                     topic: Bytes::from_static(b"a/b"),
                     id,
+                    two_steps: qos == Qos::ExactlyOnce,
                     duplicate: false,
                     payload: payload.clone().into(),
                 };
@@ -130,6 +135,66 @@ fn a_publisher_learns_why_a_message_is_not_taken() {
     };
     assert_eq!(denied.kind, ErrorKind::Data);
     assert!(read(Version::V5, &[0x40, 1, 0]).is_err());
+}
+
+#[test]
+fn the_steps_of_qos_2_are_told_apart() {
+    let mut out = BytesMut::new();
+    for write in [write_received, write_release, write_complete] {
+        write(258, &mut out);
+    }
+    let expected = [0x50, 2, 1, 2, 0x62, 2, 1, 2, 0x70, 2, 1, 2];
+    assert_eq!(out[..], expected);
+    for version in [Version::V311, Version::V5] {
+        let packet = |bytes: &[u8]| read(version, bytes).unwrap();
+        let received = Packet::Received {
+            id: 258,
+            refused: None,
+        };
+        assert_eq!(packet(&out[..4]), received);
+        assert_eq!(packet(&out[4..8]), Packet::Released(258));
+        let over = Packet::Taken {
+            id: 258,
+            refused: None,
+        };
+        assert_eq!(packet(&out[8..]), over);
+    }
+    let Ok(Packet::Received {
+        refused: Some(denied),
+        ..
+    }) = read(Version::V5, &[0x50, 3, 0, 1, 0x87])
+    else {
+        panic!("not refused");
+    };
+    assert_eq!(denied.reason, "not authorized");
+    // A packet id that is not known there any more: it is over.
+    assert_eq!(
+        read(Version::V5, &[0x70, 3, 0, 1, 0x92]),
+        Ok(Packet::Taken {
+            id: 1,
+            refused: None
+        })
+    );
+}
+
+#[test]
+fn of_an_oversized_message_all_but_the_payload_is_known() {
+    let payload = vec![b'x'; 3 << 20];
+    for version in [Version::V311, Version::V5] {
+        let mut out = BytesMut::new();
+        version.write_message("a/b", Qos::ExactlyOnce, 9, &payload, &mut out);
+        let frame = Frame::peek(&out).unwrap().unwrap();
+        let body = out.freeze().slice(frame.head..MOST_PACKET);
+        let message = Message {
+            topic: Bytes::from_static(b"a/b"),
+            id: 9,
+            two_steps: true,
+            duplicate: false,
+            payload: Bytes::new(),
+        };
+        let expected = Packet::Oversized(message, 3 << 20);
+        assert_eq!(read_oversized(version, frame, body), Ok(expected));
+    }
 }
 
 #[test]

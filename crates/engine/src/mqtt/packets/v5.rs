@@ -56,6 +56,7 @@ pub(super) fn write_subscribe(
     let qos = match qos {
         Qos::AtMostOnce => QoS::AtMostOnce,
         Qos::AtLeastOnce => QoS::AtLeastOnce,
+        Qos::ExactlyOnce => QoS::ExactlyOnce,
     };
     let filter = |path: &String| {
         let mut filter = SubscribeFilter::new(path.clone(), qos);
@@ -90,6 +91,7 @@ pub(super) fn read(inbox: &mut BytesMut) -> Result<Packet, Garbled> {
         Theirs::Publish(publish) => Packet::Message(Message {
             topic: publish.topic,
             id: publish.pkid,
+            two_steps: publish.qos == QoS::ExactlyOnce,
             duplicate: publish.dup,
             payload: publish.payload,
         }),

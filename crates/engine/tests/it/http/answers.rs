@@ -50,6 +50,24 @@ async fn numbers_and_the_order_of_fields_are_kept() {
 }
 
 #[tokio::test]
+async fn e3_a_number_that_would_be_another_one_is_refused() {
+    for (text, part) in [
+        ("[{\"n\": 18446744073709551616}]", "`18446744073709551616`"),
+        ("{\"n\": -9223372036854775809}", "does not fit into 64 bits"),
+        ("[1e400]", "out of range"),
+        ("[NaN]", "not JSON"),
+        ("{\"n\": -Infinity}", "not JSON"),
+    ] {
+        refused(Reply::bytes("application/json", text), &[part]).await;
+    }
+    let text = "[9223372036854775808, 0.1000000000000000000000000000001, -0, 1e-400]";
+    assert_eq!(
+        values(Reply::bytes("application/json", text)).await,
+        [json!(1_u64 << 63), json!(0.1), json!(-0.0), json!(0.0)]
+    );
+}
+
+#[tokio::test]
 async fn d3_a_page_in_the_place_of_json_is_refused_with_its_source_and_type() {
     let page = "<html><body>Please log in</body></html>";
     let parts = [

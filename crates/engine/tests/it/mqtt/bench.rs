@@ -55,6 +55,12 @@ impl Bench {
         &self,
         check: impl FnOnce(&mut CheckCx<'_>) -> Option<T>,
     ) -> Result<T, String> {
+        let (checked, text) = self.checked(check);
+        checked.ok_or(text)
+    }
+
+    /// What was checked, and what was said of it.
+    fn checked<T>(&self, check: impl FnOnce(&mut CheckCx<'_>) -> Option<T>) -> (Option<T>, String) {
         let flow = flow();
         let mut reading = Reading::default();
         let checked = check(&mut CheckCx {
@@ -71,7 +77,7 @@ impl Bench {
             let help = problem.help.unwrap_or_default();
             writeln!(text, "{}: {} ({help})", problem.path, problem.message).unwrap();
         }
-        checked.filter(|_| !failed).ok_or(text)
+        (checked.filter(|_| !failed), text)
     }
 
     /// What `check` says against a source.
@@ -85,6 +91,18 @@ impl Bench {
         self.with_check(|cx| prepare(&node, cx))
             .err()
             .unwrap_or_default()
+    }
+
+    /// What `check` warns of in a source that has no problem.
+    pub(crate) fn source_warnings(&self, config: &str) -> String {
+        let prepare = SOURCES
+            .iter()
+            .find(|entry| entry.card.name == "mqtt")
+            .unwrap()
+            .prepare;
+        let (checked, text) = self.checked(|cx| prepare(&node(config), cx));
+        assert!(checked.is_some(), "{text}");
+        text
     }
 
     /// What `check` says against a sender.
@@ -159,17 +177,22 @@ pub(crate) struct Got {
     pub(crate) token: Token,
     pub(crate) topic: String,
     pub(crate) payload: Bytes,
+    /// Why the source could not read it.
+    pub(crate) unreadable: Option<String>,
 }
 
 impl Got {
     fn of(delivery: Delivery) -> Self {
-        let Payload::Json(payload) = delivery.payload else {
-            panic!("not a payload from outside: {:?}", delivery.payload);
+        let (payload, unreadable) = match delivery.payload {
+            Payload::Json(payload) => (payload, None),
+            Payload::Unreadable { bytes, reason } => (bytes, Some(reason)),
+            other => panic!("not a payload from outside: {other:?}"),
         };
         Self {
             token: delivery.token,
             topic: delivery.origin.unwrap().to_string(),
             payload,
+            unreadable,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use wiredflow_core::{Error, ErrorKind};
-use wiredflow_testkit::{Authority, Identity, Mosquitto, free_port};
+use wiredflow_testkit::{Mosquitto, free_port};
 
 use super::bench::{Bench, SOON, texts};
 use super::scripted::{self, Scripted};
@@ -11,7 +11,7 @@ use super::scripted::{self, Scripted};
 const PASSWORD: &str = "correct horse battery";
 
 #[track_caller]
-fn check_error(error: &Error, kind: ErrorKind, parts: &[&str]) {
+pub(crate) fn check_error(error: &Error, kind: ErrorKind, parts: &[&str]) {
     assert_eq!(error.kind(), kind, "{error}");
     for part in parts {
         assert!(
@@ -62,104 +62,6 @@ async fn c17_credentials_are_sent_and_wrong_ones_are_a_final_error() {
             &["is `username` or `password` wrong?"],
         );
     }
-}
-
-fn copy(bench: &Bench, name: &str, from: &std::path::Path) {
-    std::fs::copy(from, bench.folder().join(name)).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn c17_certificates_are_checked_and_each_fault_has_its_own_words() {
-    let (ours, theirs) = (Authority::new(), Authority::new());
-    let bench = Bench::new();
-    copy(&bench, "ours.pem", &ours.path());
-    copy(&bench, "theirs.pem", &theirs.path());
-    let start = |identity: &Identity| Mosquitto::with().tls(identity).start();
-    let good = start(&ours.server());
-    let at = |broker: String, rest: &str| format!("{{broker: \"{broker}\", topic: t, {rest}}}");
-
-    let flow = bench
-        .source(&at(good.tls_address(), "tls: {ca: ours.pem}"))
-        .await;
-    good.publish("t", "by tls", 1);
-    let got = flow.take(1).await;
-    assert_eq!(texts(&got), ["by tls"]);
-    flow.commit(&got).await;
-    flow.end().await;
-
-    let expired = start(&ours.expired());
-    let elsewhere = start(&ours.wrong_host());
-    for (broker, tls, words) in [
-        (
-            good.tls_address(),
-            "tls: {ca: theirs.pem}",
-            "signed by nobody who is trusted",
-        ),
-        (
-            good.tls_address(),
-            "tls: true",
-            "signed by nobody who is trusted",
-        ),
-        (expired.tls_address(), "tls: {ca: ours.pem}", "has expired"),
-        (
-            elsewhere.tls_address(),
-            "tls: {ca: ours.pem}",
-            "is for another host",
-        ),
-        (good.address(), "tls: {ca: ours.pem}", "tls"),
-        (good.tls_address(), "qos: 1", "add `tls`"),
-    ] {
-        let error = bench.try_source(&at(broker, tls)).await.err().unwrap();
-        let kind = error.kind();
-        // Mosquitto hangs up on what is no MQTT without a word, and so may any broker.
-        if words == "tls" || words == "add `tls`" {
-            assert!(
-                matches!(kind, ErrorKind::Config | ErrorKind::Remote),
-                "{error:?}"
-            );
-        } else {
-            check_error(&error, ErrorKind::Config, &[words]);
-        }
-    }
-
-    // D10: one connector may take any certificate, for a trial.
-    for broker in [&good, &expired, &elsewhere] {
-        let config = at(broker.tls_address(), "tls: {insecure: true}");
-        let flow = bench.source(&config).await;
-        broker.publish("t", "unverified", 1);
-        let got = flow.take(1).await;
-        assert_eq!(texts(&got), ["unverified"]);
-        flow.commit(&got).await;
-        flow.end().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn c17_a_broker_that_asks_for_a_certificate_gets_it_or_says_so() {
-    let authority = Authority::new();
-    let mosquitto = Mosquitto::with()
-        .tls(&authority.server())
-        .client_certificates()
-        .start();
-    let bench = Bench::new();
-    copy(&bench, "ca.pem", &authority.path());
-    let client = authority.client("worker");
-    copy(&bench, "worker.pem", &client.certificate);
-    copy(&bench, "worker.key", &client.key);
-    let stranger = Authority::new().client("worker");
-    copy(&bench, "stranger.pem", &stranger.certificate);
-    copy(&bench, "stranger.key", &stranger.key);
-    let with = |own: &str| {
-        let broker = mosquitto.tls_address();
-        format!("{{broker: \"{broker}\", topic: t, tls: {{ca: ca.pem{own}}}}}")
-    };
-    let own = ", cert: worker.pem, key: worker.key";
-    bench.source(&with(own)).await.end().await;
-    let error = bench.try_source(&with("")).await.err().unwrap();
-    check_error(&error, ErrorKind::Config, &["name `cert` and `key`"]);
-    let own = ", cert: stranger.pem, key: stranger.key";
-    let error = bench.try_source(&with(own)).await.err().unwrap();
-    check_error(&error, ErrorKind::Config, &["refuses our certificate"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,10 +189,6 @@ fn what_cannot_be_is_told_by_check() {
             "write `HOST:PORT` alone",
         ),
         (
-            "{broker: localhost, topic: t, qos: 2}",
-            "`qos: 2` is not built yet",
-        ),
-        (
             "{broker: localhost, topic: t, qos: 3}",
             "`3` is not possible",
         ),
@@ -299,12 +197,12 @@ fn what_cannot_be_is_told_by_check() {
             "possible: `5`, `3.1.1`",
         ),
         (
-            "{broker: localhost, topic: t, format: text}",
-            "`format: text` is not built yet",
+            "{broker: localhost, topic: t, topic_field: \"\"}",
+            "`topic_field` is empty",
         ),
         (
-            "{broker: localhost, topic: t, format: binary}",
-            "`format: binary` is not built yet",
+            "{broker: localhost, topic: t, topic_field: value}",
+            "such as `topic`",
         ),
         (
             "{broker: localhost, topic: t, format: jsno}",
@@ -356,14 +254,6 @@ fn what_cannot_be_is_told_by_check() {
             "belongs to the broker",
         ),
         ("{broker: localhost, topics: [a]}", "unknown key `topics`"),
-        (
-            "{broker: localhost, topic: t, format: text}",
-            "`format: text` is not built yet",
-        ),
-        (
-            "{broker: localhost, topic: t, qos: 2}",
-            "`qos: 2` is not built yet",
-        ),
     ] {
         let problems = bench.sender_problems(config);
         assert!(problems.contains(words), "{config}: {problems}");
@@ -372,7 +262,20 @@ fn what_cannot_be_is_told_by_check() {
         "{broker: localhost, topic: t}",
         "{broker: \"[::1]:1884\", topics: [a, \"b/#\"], qos: 0, version: 3.1.1, format: json}",
         "{broker: localhost, topic: t, tls: false, session_expiry: 7d, version: 5}",
+        "{broker: localhost, topic: t, qos: 2, format: binary, topic_field: topic}",
     ] {
         assert_eq!(bench.source_problems(config), "", "{config}");
     }
+    let config = "{broker: localhost, topic: t, qos: 2, format: text}";
+    assert_eq!(bench.sender_problems(config), "");
+}
+
+#[test]
+fn c10_qos_0_cannot_be_at_least_once() {
+    let bench = Bench::new();
+    let warned = |qos: u8| bench.source_warnings(&format!("{{broker: b, topic: t, qos: {qos}}}"));
+    let text = warned(0);
+    assert!(text.contains("QoS 0 cannot be at-least-once"), "{text}");
+    assert!(text.contains("write `qos: 1`"), "{text}");
+    assert_eq!((warned(1), warned(2)), (String::new(), String::new()));
 }

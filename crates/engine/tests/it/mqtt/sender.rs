@@ -23,7 +23,7 @@ fn config(mosquitto: &Mosquitto, rest: &str) -> String {
 async fn what_is_sent_arrives_in_order_at_each_qos_in_both_versions() {
     let mosquitto = Mosquitto::with().max_queued_messages(0).start();
     for version in VERSIONS {
-        for qos in [0, 1] {
+        for qos in [0, 1, 2] {
             let collector = mosquitto.subscribe(&["out"]);
             let rest = format!("qos: {qos}, version: {version}");
             let sender = Bench::new().sender(&config(&mosquitto, &rest)).await;
