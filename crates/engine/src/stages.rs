@@ -7,7 +7,7 @@ mod filter;
 mod http;
 mod load;
 mod rename;
-pub(crate) mod send;
+mod send;
 mod set;
 mod store;
 
@@ -17,6 +17,8 @@ use wiredflow_core::node::Node;
 use wiredflow_core::{Batch, Error, Map, Result};
 
 use crate::catalogue::StageEntry;
+
+pub(crate) use send::Send as SendStage;
 
 /// All stages.
 pub const STAGES: &[StageEntry] = &[

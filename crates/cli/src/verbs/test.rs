@@ -64,7 +64,7 @@ impl Test {
             Ok(tree) => tree,
             Err(problem) => return self.wrong(tool, &source, &[*problem]),
         };
-        let path = self.test_file();
+        let path = self.file_of_tests();
         let text = flow_file::read(&path).map_err(|problem| no_tests(&path, &problem))?;
         let tests = Source::file(path.display().to_string(), text.clone());
         let (cases, problems) = read(&text, &tree);
@@ -124,7 +124,7 @@ impl Test {
         part.is_none_or(|part| case.name.contains(part))
     }
 
-    fn test_file(&self) -> PathBuf {
+    fn file_of_tests(&self) -> PathBuf {
         let beside = || match &self.file {
             Some(file) => file.with_extension("test.yaml"),
             None => PathBuf::from("flow.test.yaml"),

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::http::failure;
 use crate::payload::Shaping;
 use crate::senders::{AnySender, Message, Sender};
-use crate::stages::send::Send;
+use crate::stages::SendStage;
 
 use super::{Outside, Said, Sent, StageName, Streams, receiver_of};
 
@@ -152,7 +152,12 @@ pub(super) fn receiver(outside: Outside, name: StageName, work: Work, config: &N
             to: to.clone(),
         };
         let field = field.clone();
-        async move { Ok(Send::by(Box::new(receiver) as Box<dyn AnySender>, field)) }
+        async move {
+            Ok(SendStage::by(
+                Box::new(receiver) as Box<dyn AnySender>,
+                field,
+            ))
+        }
     })
 }
 
