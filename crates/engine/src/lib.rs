@@ -21,6 +21,7 @@ pub mod sources;
 mod sql;
 pub mod stages;
 pub mod state;
+mod steps;
 pub mod storages;
 pub mod tasks;
 pub mod tls;

@@ -233,3 +233,35 @@ fn what_is_possible_is_what_is_built() {
         );
     }
 }
+
+#[test]
+fn a_syntax_error_in_a_python_file_is_shown_in_its_own_line() {
+    let test = tool();
+    test.file("sub/logic.py", "def work(data):\n    return data +\n");
+    test.file(
+        "sub/flow.yaml",
+        "pipelines:\n  p:\n    once: true\n    stages:\n      - core_logic: {python: \"logic.py:work\"}\n",
+    );
+    let checked = test.run(["check", "sub/flow.yaml"]);
+    checked.assert_code(2);
+    let expected = "\
+error: `sub/logic.py` is no Python: invalid syntax
+ --> sub/logic.py:2:18
+  |
+2 |     return data +
+  |                  ^
+
+sub/flow.yaml has 1 error
+";
+    assert_eq!(checked.stdout, expected);
+    let document = test.run(["check", "sub/flow.yaml", "--json"]).json();
+    let problem = &document["problems"][0];
+    assert_eq!(
+        (&problem["file"], &problem["line"], &problem["path"]),
+        (
+            &json!("sub/logic.py"),
+            &json!(2),
+            &json!("pipelines.p.stages.0.core_logic.python")
+        )
+    );
+}

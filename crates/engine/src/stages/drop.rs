@@ -42,7 +42,7 @@ impl StageKind for Drop {
 
 impl Stage for Drop {
     async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, _: &Cx) -> Result<()> {
-        let changed = super::changed(batch, |record| {
+        let changed = crate::steps::changed(batch, |record| {
             for path in &self.0.fields {
                 path.remove(record);
             }

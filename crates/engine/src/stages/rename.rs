@@ -30,7 +30,7 @@ impl FromNode for RenameConfig {
                 reading.error(node.span, message);
                 return None;
             }
-            renames.push((super::field(&name, node, reading)?, new));
+            renames.push((crate::steps::field(&name, node, reading)?, new));
         }
         Some(Self(renames))
     }
@@ -69,7 +69,7 @@ impl StageKind for Rename {
 
 impl Stage for Rename {
     async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, _: &Cx) -> Result<()> {
-        let changed = super::changed(batch, |record| self.rename(record))?;
+        let changed = crate::steps::changed(batch, |record| self.rename(record))?;
         out.emit(changed).await
     }
 }

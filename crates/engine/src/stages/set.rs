@@ -19,7 +19,7 @@ impl FromNode for SetConfig {
     fn from_node(node: &Node, reading: &mut Reading) -> Option<Self> {
         let pairs = Pairs::<Value>::from_node(node, reading)?;
         let mut read = |(name, value): (String, Value)| {
-            super::field(&name, node, reading).map(|path| (path, value))
+            crate::steps::field(&name, node, reading).map(|path| (path, value))
         };
         let read: Vec<_> = pairs.0.into_iter().map(&mut read).collect();
         read.into_iter().collect::<Option<_>>().map(Self)
@@ -59,7 +59,7 @@ impl StageKind for Set {
 
 impl Stage for Set {
     async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, _: &Cx) -> Result<()> {
-        let changed = super::changed(batch, |record| {
+        let changed = crate::steps::changed(batch, |record| {
             for (path, value) in &self.0.0 {
                 path.set(record, value.clone()).map_err(|name| {
                     Error::data(format!(

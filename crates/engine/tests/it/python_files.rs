@@ -67,30 +67,38 @@ fn a_function_that_is_mentioned_but_not_there_is_told_with_those_that_are() {
     );
 }
 
+/// One file for each way, and one flow that names them all.
 #[test]
 fn names_come_in_many_ways() {
-    for logic in [
-        "def work(): pass",
-        "async def work(): pass",
-        "class work: pass",
-        "work = print",
-        "(a, [work, b]) = 1, [2, 3]",
-        "work: object = print",
-        "from os import path as work",
-        "import work.inner",
-        "from os import *  # work",
-        "if True:\n    try:\n        pass\n    except ValueError:\n        def work(): pass",
-        "with open('x') as work: pass",
-        "globals()['work'] = print",
-        "def __getattr__(name): return print  # work",
-    ] {
-        assert_eq!(check(logic, "work"), [], "{logic}");
-    }
-    assert_eq!(
-        check(
-            "class work:\n    @staticmethod\n    def inner(): pass\n",
-            "work.inner"
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = "pipelines:\n  p:\n    once: true\n    stages:\n".to_owned();
+    let ways = [
+        ("def work(): pass", "work"),
+        ("async def work(): pass", "work"),
+        ("class work: pass", "work"),
+        ("work = print", "work"),
+        ("(a, [work, b]) = 1, [2, 3]", "work"),
+        ("work: object = print", "work"),
+        ("from os import path as work", "work"),
+        ("import work.inner", "work"),
+        ("from os import *  # work", "work"),
+        (
+            "if True:\n    try:\n        pass\n    except ValueError:\n        def work(): pass",
+            "work",
         ),
-        []
-    );
+        ("with open('x') as work: pass", "work"),
+        ("globals()['work'] = print", "work"),
+        ("def __getattr__(name): return print  # work", "work"),
+        (
+            "class work:\n    @staticmethod\n    def inner(): pass\n",
+            "work.inner",
+        ),
+    ];
+    for (number, (logic, function)) in ways.iter().enumerate() {
+        std::fs::write(folder.path().join(format!("way_{number}.py")), logic).unwrap();
+        text += &format!("      - core_logic: {{python: \"way_{number}.py:{function}\"}}\n");
+    }
+    let lookup = SystemLookup::new(folder.path());
+    let checked = check_text(&text, "test", folder.path(), &Functions::default(), &lookup);
+    assert_eq!(checked.problems, []);
 }
