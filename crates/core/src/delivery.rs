@@ -137,10 +137,10 @@ pub enum Way {
     Out,
 }
 
-/// Who is told that a delivery is settled. Called from any thread; must not block.
+/// Who is told that deliveries are settled. Called from any thread; must not block.
 pub trait Settle: Send + Sync {
-    /// A delivery ended; called exactly once for each.
-    fn settled(&self, settled: Settled);
+    /// These deliveries ended together; each is told exactly once.
+    fn settled(&self, ended: Vec<Settled>);
 }
 
 #[cfg(test)]

@@ -76,28 +76,72 @@ impl Share {
         }
     }
 
-    fn close(&mut self, outcome: Outcome, proof: &Arc<[CommitReceipt]>) {
+    fn close(&mut self, outcome: Outcome, proof: &Arc<[CommitReceipt]>, ended: &mut Ended) {
         let Some(state) = self.0.take() else { return };
         state.worst.fetch_max(outcome as u8, Ordering::Relaxed);
         // AcqRel: the one that closes the last share must see the marks of all others.
         if state.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             let worst = state.worst.load(Ordering::Relaxed);
             let outcome = Outcome::ALL[usize::from(worst)];
-            state.settle.settled(Settled {
+            let settled = Settled {
                 token: state.token,
                 outcome,
                 proof: Arc::clone(proof),
                 reason: state.reason.get().cloned(),
                 tally: state.tally(),
-            });
+            };
+            ended.add(&state.settle, settled);
         }
+    }
+}
+
+/// Deliveries that end together, told in one call for each book that they stand in. Tells what is left
+/// when it is dropped.
+#[derive(Default)]
+struct Ended {
+    book: Option<Arc<dyn Settle>>,
+    settled: Vec<Settled>,
+}
+
+impl Ended {
+    fn of(most: usize) -> Self {
+        Self {
+            book: None,
+            settled: Vec::with_capacity(most),
+        }
+    }
+
+    fn add(&mut self, book: &Arc<dyn Settle>, settled: Settled) {
+        if !self
+            .book
+            .as_ref()
+            .is_some_and(|other| Arc::ptr_eq(other, book))
+        {
+            self.tell();
+            self.book = Some(Arc::clone(book));
+        }
+        self.settled.push(settled);
+    }
+
+    fn tell(&mut self) {
+        if let Some(book) = self.book.take()
+            && !self.settled.is_empty()
+        {
+            book.settled(std::mem::take(&mut self.settled));
+        }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         if self.0.is_some() {
-            self.close(Outcome::Lost, &Arc::default());
+            self.close(Outcome::Lost, &Arc::default(), &mut Ended::default());
         }
     }
 }
@@ -219,8 +263,9 @@ impl Lineage {
     /// Closes all shares with an outcome and the receipts as proof.
     pub fn close(mut self, outcome: Outcome) {
         let proof: Arc<[CommitReceipt]> = std::mem::take(&mut self.receipts).into();
+        let mut ended = Ended::of(self.shares.len());
         for share in &mut self.shares {
-            share.close(outcome, &proof);
+            share.close(outcome, &proof, &mut ended);
         }
     }
 

@@ -9,12 +9,10 @@ use crate::record::Batch;
 struct Book(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<Settled>>);
 
 impl Settle for Book {
-    fn settled(&self, settled: Settled) {
-        self.0
-            .lock()
-            .unwrap()
-            .push((settled.token.id, settled.outcome));
-        self.1.lock().unwrap().push(settled);
+    fn settled(&self, ended: Vec<Settled>) {
+        let words = ended.iter().map(|one| (one.token.id, one.outcome));
+        self.0.lock().unwrap().extend(words);
+        self.1.lock().unwrap().extend(ended);
     }
 }
 

@@ -118,13 +118,15 @@ impl Intake {
 
     /// Notes how deliveries ended.
     pub(super) fn settle(&self, settled: &[Settled]) {
+        // A message at QoS 0 has no number, and the connection nothing to say of it.
+        let mut numbered = settled.iter().filter(|one| one.token.id > 0).peekable();
+        if numbered.peek().is_none() {
+            return;
+        }
         let mut state = self.lock();
-        for one in settled {
-            // A message at QoS 0 has no number.
-            if one.token.id > 0 {
-                let acknowledged = one.outcome.is_acknowledged();
-                state.window.settle(one.token.id, acknowledged);
-            }
+        for one in numbered {
+            let acknowledged = one.outcome.is_acknowledged();
+            state.window.settle(one.token.id, acknowledged);
         }
         drop(state);
         self.connection.wake();

@@ -160,19 +160,22 @@ impl Book {
 }
 
 impl Settle for Book {
-    fn settled(&self, settled: Settled) {
-        let outcome = if self.for_source {
-            let outcome = settled.outcome;
-            self.lock_ended().push(settled);
-            outcome
+    fn settled(&self, ended: Vec<Settled>) {
+        let number = ended.len();
+        if self.for_source {
+            for one in &ended {
+                self.meter.settled(one.outcome);
+            }
+            self.lock_ended().extend(ended);
         } else {
-            self.end_run(settled)
-        };
-        self.meter.settled(outcome);
+            for one in ended {
+                self.meter.settled(self.end_run(one));
+            }
+        }
         if !self.any_settled.swap(true, Ordering::AcqRel) {
             self.shared.first_round.one_is_through(&self.pipeline);
         }
-        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.open.fetch_sub(number, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 }

@@ -181,6 +181,8 @@ pub(super) fn open_to_write(path: &Path, state: &FileState) -> Result<Connection
     let connection = Connection::open_with_flags(path, flags)?;
     settle(&connection)?;
     if *state == FileState::Empty {
+        // One sync for the whole of an empty file, below, where each of these would take several.
+        connection.pragma_update(None, "synchronous", "OFF")?;
         // Both only take hold before the first table.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -190,6 +192,10 @@ pub(super) fn open_to_write(path: &Path, state: &FileState) -> Result<Connection
         return Err(Failure::from(Error::config(format!(
             "the disk allows no write-ahead log (it gives `{mode}`); set `state:` to a local folder"
         ))));
+    }
+    if *state == FileState::Empty {
+        // A file without its first page would make SQLite throw a log away that has been committed to.
+        std::fs::File::open(path)?.sync_all()?;
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     // Savepoints keep their undo in memory; a burst's log is given back afterwards.
