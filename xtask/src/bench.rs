@@ -6,21 +6,39 @@
 mod broker;
 mod figures;
 mod footprint;
+mod growth;
 mod ingest;
 mod latency;
 mod machine;
 mod page;
+mod polls;
 mod process;
+mod steps;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{Result, tree};
+use process::Process;
+
+/// What measures a part of the page.
+type Measure = fn(&Plan) -> Result<page::Part>;
+
+const PARTS: [(&str, Measure); 8] = [
+    ("ingest", ingest::measure),
+    ("latency", latency::measure),
+    ("growth", growth::measure),
+    ("burst", growth::measure_bursts),
+    ("polls", polls::measure),
+    ("steps", steps::measure),
+    ("python", steps::measure_python),
+    ("footprint", footprint::measure),
+];
 
 /// Where the runs keep their files: on the disk that holds the build, not in memory.
 const FOLDER: &str = "target/bench";
 
-const USAGE: &str =
-    "`bench [--only ingest|latency|footprint] [--pairs N] [--messages N] [--no-build] [--smoke]`";
+const USAGE: &str = "`bench [--only ingest|latency|growth|burst|polls|steps|python|footprint] [--pairs N] \
+                     [--messages N] [--no-build] [--smoke]`";
 
 /// What was asked for.
 pub(crate) struct Plan {
@@ -39,7 +57,7 @@ impl Plan {
         let root = tree::root();
         let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
         let mut plan = Self {
-            pairs: 5,
+            pairs: 9,
             messages: 100_000,
             only: None,
             build: true,
@@ -85,6 +103,16 @@ impl Plan {
         self.programs.join(name)
     }
 
+    /// Starts the part that follows a table.
+    fn rows(&self, folder: &Path, file: &Path, table: &str) -> Result<Process> {
+        let mut command = std::process::Command::new(self.program("wiredflow-bench"));
+        command.args(["rows", "--table", table, "--file"]).arg(file);
+        command.args(["--messages", &self.messages.to_string()]);
+        let mut rows = Process::start(&mut command, &folder.join("rows.log"), true)?;
+        rows.line("ready")?;
+        Ok(rows)
+    }
+
     /// A new, empty folder for one run.
     fn fresh_folder(&self) -> Result<PathBuf> {
         let folder = self.folder.join("run");
@@ -106,20 +134,19 @@ pub(crate) fn run(arguments: &[&str]) -> Result {
     if plan.smoke {
         return ingest::smoke(&plan);
     }
-    let mut parts = Vec::new();
-    if plan.wants("ingest") {
-        parts.push(ingest::measure(&plan)?);
+    let mut found = false;
+    for (name, measure) in PARTS {
+        if plan.wants(name) {
+            found = true;
+            // Written at once: what comes later may fail, or be cut short.
+            page::write(&measure(&plan)?)?;
+        }
     }
-    if plan.wants("latency") {
-        parts.push(latency::measure(&plan)?);
+    if found {
+        Ok(())
+    } else {
+        Err(format!("there is no such part: {USAGE}"))
     }
-    if plan.wants("footprint") {
-        parts.push(footprint::measure(&plan)?);
-    }
-    if parts.is_empty() {
-        return Err(format!("there is no such part: {USAGE}"));
-    }
-    page::write(&parts)
 }
 
 fn build(plan: &Plan) -> Result {

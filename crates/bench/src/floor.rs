@@ -1,4 +1,5 @@
-//! The floor: a loop by hand that makes the promise of a flow `mqtt` to `jsonl`, with the same MQTT crates.
+//! The floor: a loop by hand that makes the promise of a flow `mqtt` to `jsonl`, or to `sqlite`, with the
+//! same MQTT crates.
 //!
 //! One thread only polls the connection; one parses, appends, syncs once for all that has come
 //! meanwhile, and then acknowledges. It has no limits, no counters, no retries, no second pipeline.
@@ -19,6 +20,59 @@ const REQUESTS: usize = 65_535;
 
 /// The largest message, as the tool takes it.
 const MOST_BYTES: u32 = 1 << 20;
+
+/// The storage's end of the loop.
+enum Sink {
+    Lines(Lines),
+    Table(rusqlite::Connection),
+}
+
+impl Sink {
+    /// Makes all of them safe together.
+    fn store<'a>(&mut self, payloads: impl Iterator<Item = &'a [u8]>) -> Result {
+        match self {
+            Self::Lines(lines) => {
+                for payload in payloads {
+                    lines.add(payload)?;
+                }
+                lines.commit()
+            }
+            Self::Table(connection) => insert(connection, payloads),
+        }
+    }
+}
+
+/// What a careful person would write for this one kind of message.
+fn insert<'a>(
+    connection: &mut rusqlite::Connection,
+    payloads: impl Iterator<Item = &'a [u8]>,
+) -> Result {
+    let transaction = connection.transaction()?;
+    let mut row = transaction.prepare_cached(
+        "INSERT INTO numbers (sequence, sensor, celsius, valid, sent) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for payload in payloads {
+        let value: serde_json::Value = serde_json::from_slice(payload)?;
+        row.execute((
+            value["sequence"].as_i64(),
+            value["sensor"].as_str(),
+            value["celsius"].as_f64(),
+            value["valid"].as_bool(),
+            value["sent"].as_i64(),
+        ))?;
+    }
+    drop(row);
+    transaction.commit()?;
+    Ok(())
+}
+
+fn table(path: &str) -> Result<rusqlite::Connection> {
+    let connection = rusqlite::Connection::open(path)?;
+    connection.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.execute_batch("CREATE TABLE numbers (sequence, sensor, celsius, valid, sent)")?;
+    Ok(connection)
+}
 
 /// The file's end of the loop.
 struct Lines {
@@ -48,7 +102,7 @@ impl Lines {
 /// The two crates are twins, down to their names.
 macro_rules! subscribe {
     ($name:ident, $mqtt:ident, $setup:expr) => {
-        fn $name(host: &str, port: u16, acknowledges: bool, mut lines: Lines) -> Result {
+        fn $name(host: &str, port: u16, acknowledges: bool, mut sink: Sink) -> Result {
             use $mqtt::{AckMode, AsyncClient, Event, MqttOptions, Packet, Publish, QoS};
 
             let mut options = MqttOptions::new("bench-floor", (host, port));
@@ -69,10 +123,7 @@ macro_rules! subscribe {
             let writer = writer.spawn(move || -> Result {
                 let mut taken: Vec<Publish> = Vec::with_capacity(AHEAD);
                 while waiting.blocking_recv_many(&mut taken, AHEAD) > 0 {
-                    for publish in &taken {
-                        lines.add(&publish.payload)?;
-                    }
-                    lines.commit()?;
+                    sink.store(taken.iter().map(|publish| &publish.payload[..]))?;
                     for publish in taken.drain(..) {
                         acknowledge.try_ack(&publish)?;
                     }
@@ -117,17 +168,19 @@ pub(crate) fn run(options: &Options<'_>) -> Result {
         .text("--broker")?
         .split_once(':')
         .ok_or("`--broker` wants HOST:PORT")?;
-    let lines = Lines {
-        file: File::options()
-            .append(true)
-            .create(true)
-            .open(options.text("--file")?)?,
-        sync: !options.has("--no-sync"),
-        buffer: Vec::new(),
+    let path = options.text("--file")?;
+    let sink = if options.has("--table") {
+        Sink::Table(table(path)?)
+    } else {
+        Sink::Lines(Lines {
+            file: File::options().append(true).create(true).open(path)?,
+            sync: !options.has("--no-sync"),
+            buffer: Vec::new(),
+        })
     };
     let acknowledges = options.number("--qos")? > 0;
     match options.number("--version")? {
-        4 => version_4(host, port.parse()?, acknowledges, lines),
-        _ => version_5(host, port.parse()?, acknowledges, lines),
+        4 => version_4(host, port.parse()?, acknowledges, sink),
+        _ => version_5(host, port.parse()?, acknowledges, sink),
     }
 }

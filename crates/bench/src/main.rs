@@ -4,6 +4,11 @@
 //! - `floor`: what a careful person would write by hand for one flow, and nothing more.
 //! - `publish`: many messages, or some in each second, to a broker.
 //! - `watch`: how old each message is when it can be read in the file.
+//! - `rows`: when a table began to grow and when it was complete.
+//! - `answer`: an HTTP server that notes when each of many pollers asks.
+//! - `poll`: a loop by hand that polls it.
+//! - `steps`: what a stage costs that does nothing, by the engine as a library.
+//! - `python`: the same for a stage in Python, and a bare pipe to Python.
 
 #![expect(
     clippy::print_stdout,
@@ -11,9 +16,15 @@
     reason = "the parts speak to the driver by their standard streams"
 )]
 
+mod answer;
 mod floor;
+mod flows;
 mod message;
+mod poll;
 mod publish;
+mod python;
+mod rows;
+mod steps;
 mod watch;
 
 use std::error::Error;
@@ -25,9 +36,14 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const USAGE: &str = "\
 usage: wiredflow-bench PART, started by `cargo xtask bench`
 
-  floor   --broker HOST:PORT --version 4|5 --qos 0|1 --file FILE [--no-sync]
+  floor   --broker HOST:PORT --version 4|5 --qos 0|1 --file FILE [--no-sync | --table]
   publish --broker HOST:PORT --qos 0|1 --messages N [--per-second N]
   watch   --file FILE --messages N
+  rows    --file FILE --table TABLE --messages N
+  answer  --pollers N
+  poll    --url URL --pollers N --file FILE
+  steps   --folder FOLDER
+  python  --folder FOLDER --batch N --records N
 ";
 
 fn main() -> ExitCode {
@@ -37,6 +53,11 @@ fn main() -> ExitCode {
         Some("floor") => floor::run(&options),
         Some("publish") => publish::run(&options),
         Some("watch") => watch::run(&options),
+        Some("rows") => rows::run(&options),
+        Some("answer") => answer::run(&options),
+        Some("poll") => poll::run(&options),
+        Some("steps") => steps::run(&options),
+        Some("python") => python::run(&options),
         _ => Err(USAGE.into()),
     };
     match outcome {

@@ -22,6 +22,11 @@ impl Broker {
     /// Starts one that keeps any number of messages for a slow subscriber, so that it never drops
     /// any, and has its defaults otherwise.
     pub(super) fn start(folder: &Path) -> Result<Self> {
+        Self::start_with(folder, "max_queued_messages 0\n")
+    }
+
+    /// Starts one with its defaults and these lines.
+    pub(super) fn start_with(folder: &Path, lines: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
         let port = listener
             .local_addr()
@@ -30,7 +35,7 @@ impl Broker {
         drop(listener);
         let (file, log) = (folder.join("mosquitto.conf"), folder.join("mosquitto.log"));
         let lines = format!(
-            "user root\nallow_anonymous true\nlistener {port} 127.0.0.1\nmax_queued_messages 0\n\
+            "user root\nallow_anonymous true\nlistener {port} 127.0.0.1\n{lines}\
              log_type subscribe\nlog_dest file {}\n",
             log.display()
         );

@@ -1,5 +1,7 @@
 //! From many runs to a few figures.
 
+use std::fmt;
+
 /// The middle of several figures, and between what they lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Figures {
@@ -17,6 +19,19 @@ impl Figures {
             least: sorted.first().copied().unwrap_or(0.0),
             most: sorted.last().copied().unwrap_or(0.0),
         }
+    }
+}
+
+impl fmt::Display for Figures {
+    /// The median [the least … the most].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(2);
+        let Self {
+            median,
+            least,
+            most,
+        } = self;
+        write!(f, "{median:.digits$} [{least:.digits$} … {most:.digits$}]")
     }
 }
 
@@ -49,6 +64,16 @@ impl Ratio {
                 .copied()
                 .unwrap_or(0.0),
             certainty: (sure >= 0.9).then_some((sure * 100.0) as u32),
+        }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} ({:.2} to {:.2}", self.median, self.low, self.high)?;
+        match self.certainty {
+            Some(sure) => write!(f, ", {sure} % sure)"),
+            None => f.write_str(")"),
         }
     }
 }

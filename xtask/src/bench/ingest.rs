@@ -1,4 +1,4 @@
-//! MQTT to jsonl at full speed: the tool against loops by hand.
+//! MQTT to a storage at full speed: the tool against loops by hand.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,15 @@ const IDLE: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contender {
     Tool,
+    /// The tool with a table of SQLite.
+    ToolTable,
     /// The loop by hand, with MQTT 3.1.1 or 5, and with or without the sync that the tool promises.
     Floor {
         version: u8,
         sync: bool,
     },
+    /// The loop by hand with a table of SQLite.
+    FloorTable,
 }
 
 /// The floor of the same promise and protocol comes first: it is what the tool is held to.
@@ -35,27 +39,35 @@ const CONTENDERS: [Contender; 5] = [
     Contender::Tool,
     Contender::Floor {
         version: 4,
-        sync: true,
-    },
-    Contender::Floor {
-        version: 5,
         sync: false,
     },
-    Contender::Floor {
-        version: 4,
-        sync: false,
-    },
+    Contender::FloorTable,
+    Contender::ToolTable,
 ];
+
+/// The tool's place, and that of the floor that makes the same promise.
+const COMPARED: [(usize, usize); 3] = [(1, 0), (1, 2), (4, 3)];
 
 impl Contender {
     pub(super) fn name(self) -> String {
         match self {
-            Self::Tool => "**wiredflow**, MQTT 5, synced".to_owned(),
+            Self::Tool => "**wiredflow**, MQTT 5, jsonl".to_owned(),
+            Self::ToolTable => "**wiredflow**, MQTT 5, sqlite".to_owned(),
+            Self::FloorTable => "loop by hand, MQTT 5, sqlite".to_owned(),
             Self::Floor { version, sync } => format!(
-                "loop by hand, MQTT {}, {}",
+                "loop by hand, MQTT {}, jsonl, {}",
                 if version == 4 { "3.1.1" } else { "5" },
                 if sync { "synced" } else { "not synced" },
             ),
+        }
+    }
+
+    /// The table that it fills, where it is one.
+    fn table(self) -> Option<&'static str> {
+        match self {
+            Self::ToolTable => Some("ingest"),
+            Self::FloorTable => Some("numbers"),
+            Self::Tool | Self::Floor { .. } => None,
         }
     }
 
@@ -69,8 +81,14 @@ impl Contender {
     ) -> Result<(Process, PathBuf)> {
         let log = folder.join("contender.log");
         match self {
-            Self::Floor { version, sync } => {
-                let file = folder.join("floor.jsonl");
+            Self::FloorTable | Self::Floor { .. } => {
+                let (version, word, file) = match self {
+                    Self::Floor { version, sync } => {
+                        (version, (!sync).then_some("--no-sync"), "floor.jsonl")
+                    }
+                    _ => (5, Some("--table"), "floor.db"),
+                };
+                let file = folder.join(file);
                 let mut command = Command::new(plan.program("wiredflow-bench"));
                 command.args([
                     "floor",
@@ -82,21 +100,23 @@ impl Contender {
                 command
                     .args(["--qos", &qos.to_string(), "--file"])
                     .arg(&file);
-                if !sync {
-                    command.arg("--no-sync");
-                }
+                command.args(word);
                 Ok((Process::start(&mut command, &log, false)?, file))
             }
-            Self::Tool => {
+            Self::Tool | Self::ToolTable => {
+                let (store, file) = match self {
+                    Self::Tool => ("{jsonl: {folder: data}}", "data/jsonl_in_ingest.jsonl"),
+                    _ => ("sqlite", "data/flow.db"),
+                };
                 let flow = folder.join("flow.yaml");
                 let text = format!(
                     "pipelines:\n  ingest:\n    source: {{mqtt: {{broker: \"{broker}\", topic: bench/numbers, \
-                     qos: {qos}}}}}\n    stages:\n      - store: {{jsonl: {{folder: data}}}}\n"
+                     qos: {qos}}}}}\n    stages:\n      - store: {store}\n"
                 );
                 std::fs::write(&flow, text).map_err(|error| error.to_string())?;
                 let mut command = Command::new(plan.program("wiredflow"));
                 command.arg("run").arg(&flow).current_dir(folder);
-                let file = folder.join("data/jsonl_in_ingest.jsonl");
+                let file = folder.join(file);
                 Ok((Process::start(&mut command, &log, false)?, file))
             }
         }
@@ -143,9 +163,29 @@ fn run_once(plan: &Plan, contender: Contender, qos: u8) -> Result<Outcome> {
             publisher.cpu_seconds(),
         )
     };
+    let mut rows = match contender.table() {
+        None => None,
+        Some(table) => Some(plan.rows(&folder, &file, table)?),
+    };
     let before = cpu();
     publisher.go()?;
-    let (first, last, longest_stall) = watch(&file, bytes);
+    let mut seen = match &rows {
+        None => watch(&file, bytes),
+        Some(_) => Seen::default(),
+    };
+    if let Some(rows) = &mut rows {
+        let answer = rows.line("rows")?;
+        let figures: Vec<f64> = answer
+            .split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [count, seconds] = figures[..] else {
+            return Err(format!("`rows` said `{answer}`"));
+        };
+        seen.stored = Some(count as usize);
+        seen.took = Duration::from_secs_f64(seconds);
+        rows.wait()?;
+    }
     // The last acknowledgements belong to the run.
     std::thread::sleep(Duration::from_millis(100));
     let cpu = || {
@@ -161,27 +201,47 @@ fn run_once(plan: &Plan, contender: Contender, qos: u8) -> Result<Outcome> {
     subject.end()?;
     publisher.wait()?;
 
-    let lines = std::fs::read_to_string(&file).unwrap_or_default();
-    let stored: BTreeSet<u64> = lines.lines().filter_map(sequence_of).collect();
+    let (stored, doubled) = match seen.stored {
+        Some(rows) => (rows.min(plan.messages), rows.saturating_sub(plan.messages)),
+        None => {
+            let lines = std::fs::read_to_string(&file).unwrap_or_default();
+            let stored: BTreeSet<u64> = lines.lines().filter_map(sequence_of).collect();
+            (
+                stored.len(),
+                lines.lines().count().saturating_sub(stored.len()),
+            )
+        }
+    };
     let messages = plan.messages as f64;
     let each = 100_000.0 / messages;
     Ok(Outcome {
-        per_second: messages / (last - first).as_secs_f64(),
+        per_second: messages / seen.took.as_secs_f64(),
         cpu: (after.0 - before.0) * each,
         broker_cpu: (after.1 - before.1) * each,
         publisher_cpu: (after.2 - before.2) * each,
         peak_mib,
-        lost: plan.messages.saturating_sub(stored.len()),
-        doubled: lines.lines().count().saturating_sub(stored.len()),
-        longest_stall,
+        lost: plan.messages.saturating_sub(stored),
+        doubled,
+        longest_stall: seen.longest_stall,
     })
 }
 
-/// Follows a file's length until it has all bytes or does not grow any more. Gives when it grew first and
-/// last, and the longest time without.
-fn watch(file: &Path, bytes: u64) -> (Instant, Instant, Duration) {
+/// How a storage grew.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// From the first growth to the last.
+    pub(super) took: Duration,
+    /// The longest time without.
+    longest_stall: Duration,
+    /// How many rows there are, where they were counted.
+    stored: Option<usize>,
+}
+
+/// Follows a file's length until it has all bytes or does not grow any more.
+pub(super) fn watch(file: &Path, bytes: u64) -> Seen {
     let start = Instant::now();
-    let (mut first, mut last, mut length) = (None, start, 0);
+    let length = std::fs::metadata(file).map_or(0, |data| data.len());
+    let (mut first, mut last, mut length) = (None, start, length);
     let mut longest = Duration::ZERO;
     while length < bytes && last.elapsed() < IDLE {
         let now = std::fs::metadata(file).map_or(0, |data| data.len());
@@ -195,7 +255,11 @@ fn watch(file: &Path, bytes: u64) -> (Instant, Instant, Duration) {
         }
         std::thread::sleep(Duration::from_micros(500));
     }
-    (first.unwrap_or(start), last, longest)
+    Seen {
+        took: last - first.unwrap_or(start),
+        longest_stall: longest,
+        stored: None,
+    }
 }
 
 /// The number of the message that a stored line is.
@@ -247,7 +311,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Part> {
         sync_after.as_secs_f64() * 1e3,
     ));
     Ok(Part {
-        title: "MQTT to jsonl",
+        title: "MQTT to jsonl and to sqlite",
         text: format!("{intro}\n{text}"),
     })
 }
@@ -305,34 +369,16 @@ fn write_table(text: &mut String, qos: u8, rounds: &[Round]) {
             column(|run| run.longest_stall.as_secs_f64() * 1e3).most));
     }
     text.push_str("\n| wiredflow as a part of | rate | CPU |\n|---|---|---|\n");
-    let tool = CONTENDERS
-        .iter()
-        .position(|one| *one == Contender::Tool)
-        .unwrap_or(0);
-    for (index, contender) in CONTENDERS
-        .into_iter()
-        .enumerate()
-        .filter(|(index, _)| *index != tool)
-    {
+    for (tool, floor) in COMPARED {
         let ratio = |pick: fn(&Outcome) -> f64| {
-            let ratio = Ratio::of(
-                rounds
-                    .iter()
-                    .map(|round| (pick(&round[tool]), pick(&round[index]))),
-            );
-            let certainty = ratio
-                .certainty
-                .map_or(String::new(), |sure| format!(", {sure} % sure"));
-            format!(
-                "{:.2} ({:.2} to {:.2}{certainty})",
-                ratio.median, ratio.low, ratio.high
-            )
+            let pairs = rounds
+                .iter()
+                .map(|round| (pick(&round[tool]), pick(&round[floor])));
+            Ratio::of(pairs).to_string()
         };
         let (rate, cpu) = (ratio(|run| run.per_second), ratio(|run| run.cpu));
-        text.push_str(&format!("| {} | {rate} | {cpu} |\n", contender.name()));
-        println!(
-            "QoS {qos}, wiredflow as a part of {}: rate {rate}, CPU {cpu}",
-            contender.name()
-        );
+        let name = CONTENDERS[floor].name();
+        text.push_str(&format!("| {name} | {rate} | {cpu} |\n"));
+        println!("QoS {qos}, wiredflow as a part of {name}: rate {rate}, CPU {cpu}");
     }
 }

@@ -20,20 +20,13 @@ pub(super) struct Part {
     pub(super) text: String,
 }
 
-/// Puts the parts in the place of older ones of their titles.
-pub(super) fn write(parts: &[Part]) -> Result {
+/// Puts the part in the place of an older one of its title.
+pub(super) fn write(part: &Part) -> Result {
     let path = tree::root().join(FILE);
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     let measured = machine::describe();
-    let new: Vec<(String, String)> = parts
-        .iter()
-        .map(|part| {
-            (
-                part.title.to_owned(),
-                format!("{measured}\n\n{}", part.text.trim()),
-            )
-        })
-        .collect();
+    let text = format!("{measured}\n\n{}", part.text.trim());
+    let new = [(part.title.to_owned(), text)];
     std::fs::write(&path, joined(&old, &new))
         .map_err(|error| format!("cannot write `{FILE}`: {error}"))?;
     println!("wrote {FILE}");
