@@ -78,6 +78,9 @@ impl Charge for ReplicaClock {
     }
 }
 
+/// The longest service time that is told from a longer one, in microseconds: a day.
+const LONGEST: u64 = 86_400_000_000;
+
 /// The figures of one stage.
 #[derive(Debug)]
 pub struct StageMeter {
@@ -100,7 +103,7 @@ pub struct StageMeter {
     records_skipped: AtomicU64,
     /// Batches that wait before the stage.
     pub queued: AtomicUsize,
-    service: Mutex<Option<Box<Histogram<u64>>>>,
+    service: Mutex<Option<Box<Histogram<u32>>>>,
 }
 
 impl StageMeter {
@@ -147,10 +150,11 @@ impl StageMeter {
     /// Notes the time of one attempt.
     pub fn served(&self, time: Duration) {
         let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(time.as_micros()).map_or(LONGEST, |micros| micros.min(LONGEST));
         // Made at the first call: an idle stage costs no histogram.
         let histogram = service.get_or_insert_with(|| Box::new(new_histogram()));
-        histogram.saturating_record(micros);
+        // No value up to the longest is refused.
+        histogram.record(micros).unwrap_or_default();
     }
 
     fn profile(&self) -> StageProfile {
@@ -187,17 +191,13 @@ impl StageMeter {
     }
 }
 
-/// From a microsecond to an hour with two figures.
-fn new_histogram() -> Histogram<u64> {
-    let bounded = Histogram::new_with_bounds(1, 3_600_000_000, 2);
-    bounded.unwrap_or_else(|_| unbounded_histogram())
-}
-
+/// Two figures of microseconds; it grows with the longest, so that thousands of stages that are fast cost
+/// little.
 #[expect(
     clippy::expect_used,
     reason = "two significant figures are within the crate's 0 to 5"
 )]
-fn unbounded_histogram() -> Histogram<u64> {
+fn new_histogram() -> Histogram<u32> {
     Histogram::new(2).expect("two significant figures are possible")
 }
 

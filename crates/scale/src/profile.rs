@@ -129,7 +129,7 @@ pub struct ServiceTime {
 
 impl ServiceTime {
     /// From a histogram of microseconds.
-    pub fn from_micros(histogram: &Histogram<u64>) -> Self {
+    pub fn from_micros(histogram: &Histogram<u32>) -> Self {
         let quantile = |share| histogram.value_at_quantile(share) as f64 / 1000.0;
         Self {
             mean: histogram.mean() / 1000.0,
