@@ -1,10 +1,8 @@
 //! Flows that run inside this process, by the engine as a library.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use wiredflow_engine::check::SystemLookup;
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::plan::Plan;
@@ -51,38 +49,5 @@ pub(crate) fn run(plan: &Plan) -> Result<Duration> {
     match ended.report.error {
         None => Ok(took),
         Some(error) => Err(error.to_string().into()),
-    }
-}
-
-/// Notes when it is called first and last, and with how many records.
-#[derive(Clone, Default)]
-pub(crate) struct Gate(Arc<Mutex<Option<Passed>>>);
-
-#[derive(Clone, Copy)]
-pub(crate) struct Passed {
-    pub(crate) first: Instant,
-    pub(crate) last: Instant,
-    pub(crate) records: usize,
-}
-
-impl Gate {
-    /// Counts a document.
-    pub(crate) fn pass(&self, document: &Value) {
-        let records = document.as_array().map_or(1, Vec::len);
-        let now = Instant::now();
-        let mut passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = passed.get_or_insert(Passed {
-            first: now,
-            last: now,
-            records: 0,
-        });
-        passed.last = now;
-        passed.records += records;
-    }
-
-    /// What has passed.
-    pub(crate) fn passed(&self) -> Result<Passed> {
-        let passed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        passed.ok_or_else(|| "nothing has passed".into())
     }
 }

@@ -17,6 +17,7 @@
 )]
 
 mod answer;
+mod feed;
 mod floor;
 mod flows;
 mod message;

@@ -38,6 +38,8 @@ pub(crate) fn run(options: &Options<'_>) -> Result {
         }
         Ok(())
     });
+    // An error means that there is one already.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

@@ -8,8 +8,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use wiredflow_engine::functions::Functions;
 
-use crate::flows::{self, Gate};
-use crate::{Options, Result};
+use crate::feed::Feed;
+use crate::{Options, Result, flows};
 
 /// What a careful person would write: frames of a length and a JSON document, one call after the other.
 const BARE: &str = "
@@ -89,30 +89,14 @@ fn bare(batch: usize, calls: usize) -> Result<f64> {
 }
 
 fn stage(folder: &Path, batch: usize, calls: usize) -> Result<f64> {
-    let (mut functions, gate) = (Functions::default(), Gate::default());
-    functions.register(
-        "give",
-        std::sync::Arc::new(move |_, give: &mut dyn FnMut(Value) -> _| {
-            for call in 0..calls {
-                give(document(batch, call))?;
-            }
-            Ok(())
-        }),
-    );
-    let counted = gate.clone();
-    functions.register_simple("count", move |call| {
-        counted.pass(&call.data);
-        Ok(Value::Null)
+    let text = "pipelines:\n  p: {once: true, delay: 0s, stages: [core_logic: {python: \"logic.py:work\"}]}\n";
+    let files = [("logic.py", LOGIC)];
+    let mut plan = flows::plan_beside(text, folder, &Functions::default(), &files)?;
+    let feed = Feed::new(calls, move |call| match document(batch, call) {
+        Value::Array(records) => records,
+        one => vec![one],
     });
-    let text = "listen: off\npipelines: {p: {once: true, delay: 0s, stages: [core_logic: {rust: give}, \
-                core_logic: {python: \"logic.py:work\"}, core_logic: {rust: count}]}}\n";
-    std::fs::create_dir_all(folder)?;
-    let plan = flows::plan_beside(text, folder, &functions, &[("logic.py", LOGIC)])?;
+    feed.feeds(&mut plan);
     flows::run(&plan)?;
-    let passed = gate.passed()?;
-    if passed.records != calls * batch {
-        return Err(format!("{} records of {}", passed.records, calls * batch).into());
-    }
-    let seconds = (passed.last - passed.first).as_secs_f64();
-    Ok(((calls - 1) * batch) as f64 / seconds)
+    Ok(feed.per_second()? * batch as f64)
 }

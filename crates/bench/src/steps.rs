@@ -1,104 +1,62 @@
 //! What a stage costs that does nothing, as schedulers of tasks are measured.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use wiredflow_core::Result as Outcome;
-use wiredflow_core::delivery::{Delivery, Payload, Settled, Token};
-use wiredflow_core::stage::{AnySource, Source};
-use wiredflow_engine::catalogue::OpenSource;
+use serde_json::json;
 use wiredflow_engine::functions::Functions;
-use wiredflow_engine::plan::TriggerPlan;
 
+use crate::feed::Feed;
 use crate::{Options, Result, flows};
 
 /// How many independent stages, and how many in a row.
 const INDEPENDENT: usize = 1000;
 const ROW: usize = 40;
 
-/// Says `steps UNRECORDED RECORDED ROW`, in milliseconds. Each from before the flow is opened until after
-/// it is closed, so that nothing is left out.
+/// Says `steps UNRECORDED RECORDED ROW WHOLE`, in milliseconds: the first from the first delivery given to the last
+/// that is settled; the next two from the first call until the flow has ended and its state is closed; the
+/// last the whole of the third, from before it is opened.
 pub(crate) fn run(options: &Options<'_>) -> Result {
     let folder = Path::new(options.text("--folder")?);
+    let first: Arc<Mutex<Option<Instant>>> = Arc::default();
     let mut functions = Functions::default();
-    functions.register_simple("nothing", |call| Ok(call.data));
-
-    let text = "pipelines: {p: {once: true, stages: [core_logic: {rust: nothing}]}}\nlisten: off\n";
-    let mut unrecorded = flows::plan(text, folder, &functions)?;
-    let feed = Arc::new(Feed::default());
-    let settled = Arc::clone(&feed);
-    unrecorded.pipelines[0].trigger = TriggerPlan::Source {
-        kind: "feed".to_owned(),
-        open: OpenSource(Arc::new(move |_| {
-            let source: Box<dyn AnySource> = Box::new(Fed(Arc::clone(&feed)));
-            Box::pin(async move { Ok(source) })
-        })),
+    let called = Arc::clone(&first);
+    functions.register_simple("nothing", move |call| {
+        let mut first = called.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(Instant::now);
+        Ok(call.data)
+    });
+    let measure = |text: &str| -> Result<(Duration, Duration)> {
+        let plan = flows::plan(text, folder, &functions)?;
+        *first.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let whole = flows::run(&plan)?;
+        let ended = Instant::now();
+        let first = *first.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((ended - first.ok_or("nothing was called")?, whole))
     };
-    unrecorded.pipelines[0].waits_for_others = false;
-    let unrecorded = flows::run(&unrecorded)?;
-    if settled.settled.load(Ordering::Acquire) != INDEPENDENT {
-        return Err("not all was settled".into());
-    }
 
-    let mut text = "listen: off\npipelines:\n".to_owned();
+    let one = format!("pipelines:\n  p: {{once: true, delay: 0s, stages: [{STAGE}]}}\n");
+    let mut plan = flows::plan(&one, folder, &functions)?;
+    let feed = Feed::new(INDEPENDENT, |id| vec![json!({"id": id})]);
+    feed.feeds(&mut plan);
+    flows::run(&plan)?;
+    let unrecorded = feed.took()?;
+
+    let mut text = "pipelines:\n".to_owned();
     for number in 0..INDEPENDENT {
         text.push_str(&format!(
-            "  p{number}: {{once: true, delay: 0s, stages: [core_logic: {{rust: nothing}}]}}\n"
+            "  p{number}: {{once: true, delay: 0s, stages: [{STAGE}]}}\n"
         ));
     }
-    let recorded = flows::run(&flows::plan(&text, folder, &functions)?)?;
-
-    let stages = vec!["core_logic: {rust: nothing}"; ROW].join(", ");
-    let text = format!("listen: off\npipelines: {{p: {{once: true, stages: [{stages}]}}}}\n");
-    let row = flows::run(&flows::plan(&text, folder, &functions)?)?;
-    let milliseconds = [unrecorded, recorded, row].map(|time| time.as_secs_f64() * 1e3);
-    let [unrecorded, recorded, row] = milliseconds;
-    println!("steps {unrecorded} {recorded} {row}");
+    let (recorded, _) = measure(&text)?;
+    let stages = [STAGE; ROW].join(", ");
+    let text = format!("pipelines:\n  p: {{once: true, delay: 0s, stages: [{stages}]}}\n");
+    let (row, whole) = measure(&text)?;
+    let [unrecorded, recorded, row, whole] =
+        [unrecorded, recorded, row, whole].map(|time| time.as_secs_f64() * 1e3);
+    println!("steps {unrecorded} {recorded} {row} {whole}");
     Ok(())
 }
 
-/// Gives so many deliveries, each of them a tick of its own, and ends when all are settled.
-#[derive(Default)]
-struct Feed {
-    given: AtomicUsize,
-    settled: AtomicUsize,
-    changed: Notify,
-}
-
-struct Fed(Arc<Feed>);
-
-impl Source for Fed {
-    async fn next(&self, most: usize) -> Outcome<Vec<Delivery>> {
-        loop {
-            let changed = self.0.changed.notified();
-            let given = self.0.given.load(Ordering::Acquire);
-            let now = (INDEPENDENT - given).min(most);
-            self.0.given.fetch_add(now, Ordering::AcqRel);
-            if now > 0 {
-                let delivery = |id: usize| Delivery {
-                    token: Token {
-                        epoch: 0,
-                        id: id as u64,
-                    },
-                    payload: Payload::Values(vec![serde_json::json!({"id": id})]),
-                    origin: None,
-                };
-                return Ok((given..given + now).map(delivery).collect());
-            }
-            if self.0.settled.load(Ordering::Acquire) == INDEPENDENT {
-                return Ok(Vec::new());
-            }
-            changed.await;
-        }
-    }
-
-    async fn settle(&self, settled: Vec<Settled>) -> Outcome<()> {
-        self.0.settled.fetch_add(settled.len(), Ordering::AcqRel);
-        self.0.changed.notify_waiters();
-        Ok(())
-    }
-
-    async fn close(&self) {}
-}
+const STAGE: &str = "{core_logic: {rust: nothing}}";

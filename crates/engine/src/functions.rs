@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use crate::logic::FunctionThreads;
 use wiredflow_core::storage::{Loaded, Query};
 use wiredflow_core::{Params, Result, Value};
 

@@ -23,6 +23,7 @@ use sql::SqlCalls;
 use threads::{Ending, Threads};
 
 use crate::worker::{Launch, Pool, Program, ProgramCall, Request, Running, StageHost};
+pub use threads::FunctionThreads;
 
 pub(crate) use keys::{FunctionKeys, LANGUAGES, prepare};
 
@@ -83,8 +84,15 @@ impl FunctionPlan {
     /// Starts what runs it.
     pub(crate) async fn open(&self, resources: &Resources) -> Result<Logic> {
         let body = match &self.code {
-            Code::Rust(function) => Body::Rust(Arc::clone(function), Threads::default()),
-            Code::Sql(query) => Body::Sql(SqlCalls::new(query.clone(), resources.storages.clone())),
+            Code::Rust(function) => {
+                let threads = Threads::of(&resources.threads);
+                Body::Rust(Arc::clone(function), threads)
+            }
+            Code::Sql(query) => Body::Sql(SqlCalls::new(
+                query.clone(),
+                resources.storages.clone(),
+                &resources.threads,
+            )),
             Code::Program(command) => Body::Program(Program::new(
                 command.clone(),
                 resources.folder.to_path_buf(),

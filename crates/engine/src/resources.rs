@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Dice};
-use crate::functions::Functions;
+use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
@@ -34,6 +34,8 @@ pub struct Resources {
     pub storages: StorageHandles,
     /// The Rust functions that are linked in.
     pub functions: Functions,
+    /// The threads that they run on.
+    pub threads: FunctionThreads,
     /// Tasks that end with the pipeline.
     pub tasks: Tasks,
     /// Fires when the pipeline ends: tasks of the component end then.

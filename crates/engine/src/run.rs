@@ -27,6 +27,7 @@ use std::time::Duration;
 use wiredflow_core::{Error, Result};
 
 use crate::clock::{Clock, Dice};
+use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
 use crate::observe::FlowMeter;
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
@@ -153,6 +154,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         clock,
         dice: options.dice.clone(),
         http: options.http.clone(),
+        threads: FunctionThreads::default(),
         scrubber: plan.scrubber.clone(),
         state: state.handle(),
         storages: StorageHandles::new(handles),

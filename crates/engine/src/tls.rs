@@ -1,15 +1,14 @@
 //! TLS to peers: the system's authorities, and the files that a flow names. There is no global setting.
 
 mod server;
+mod verifier;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 use wiredflow_core::fields::Reading;
 use wiredflow_core::node::Node;
@@ -18,6 +17,7 @@ use wiredflow_core::{Error, Result, config};
 use crate::resources::Resources;
 
 pub use server::ServerKeys;
+use verifier::{Trust, Verifier};
 
 /// What is said of a component that takes any certificate.
 const INSECURE: &str = "INSECURE: any certificate is taken (`tls: {insecure: true}`), so that anyone between here \
@@ -130,31 +130,22 @@ impl TlsFiles {
     /// A system without any authorities is no error here: plain connections need none, and a TLS peer
     /// is refused then as one of an unknown authority.
     pub fn client_config(&self) -> Result<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for error in system.errors {
-            tracing::debug!(%error, "an authority of the system cannot be read");
-        }
-        roots.add_parsable_certificates(system.certs);
-        if let Some((path, pem)) = &self.ca {
-            for certificate in certificates(pem, path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| unusable(path, "certificates", &error))?;
-            }
-        }
+        let trust = if self.insecure {
+            Trust::Anyone
+        } else {
+            let more = match &self.ca {
+                Some((path, pem)) => authorities(pem, path)?,
+                None => Vec::new(),
+            };
+            Trust::Authorities(more)
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Verifier::new(trust, &provider);
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::bug(format!("TLS cannot be set up: {error}")))?;
-        let builder = if self.insecure {
-            let any = AnyCertificate(Arc::clone(builder.crypto_provider()));
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(any))
-        } else {
-            builder.with_root_certificates(roots)
-        };
+            .map_err(|error| Error::bug(format!("TLS cannot be set up: {error}")))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
         match (&self.cert, &self.key) {
             (Some((cert_path, cert)), Some((key_path, key))) => {
                 let (chain, key) = (certificates(cert, cert_path)?, private_key(key, key_path)?);
@@ -164,47 +155,6 @@ impl TlsFiles {
             }
             _ => Ok(builder.with_no_client_auth()),
         }
-    }
-}
-
-/// Takes any certificate, and verifies that the peer has its key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -220,6 +170,18 @@ fn certificates(pem: &[u8], path: &str) -> Result<Vec<CertificateDer<'static>>> 
         return Err(Error::config(format!(
             "`{path}` holds no certificate in PEM form"
         )));
+    }
+    Ok(all)
+}
+
+/// Certificates that can be authorities.
+fn authorities(pem: &[u8], path: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let all = certificates(pem, path)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &all {
+        roots
+            .add(certificate.clone())
+            .map_err(|error| unusable(path, "certificates", &error))?;
     }
     Ok(all)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 use wiredflow_core::{Batch, Error, Map, Result, Value};
 
-use super::threads::Threads;
+use super::threads::{FunctionThreads, Threads};
 use crate::sql::Query;
 use crate::storages::StorageHandles;
 
@@ -19,11 +19,11 @@ pub(super) struct SqlCalls {
 }
 
 impl SqlCalls {
-    pub(super) fn new(query: Query, storages: StorageHandles) -> Self {
+    pub(super) fn new(query: Query, storages: StorageHandles, threads: &FunctionThreads) -> Self {
         Self {
             query,
             storages,
-            threads: Threads::default(),
+            threads: Threads::of(threads),
         }
     }
 

@@ -15,9 +15,13 @@ use wiredflow_core::{Error, Result};
 /// How many calls that nobody waits for may still run.
 const LEFT: usize = 64;
 
-/// The threads of one function. One that has done its call waits for the next; dropping this lets the
-/// waiting ones end, and each other at the end of its call.
-#[derive(Debug, Default)]
+/// The threads of a flow's functions. One that has done its call waits for the next, of whichever function;
+/// when the last clone is dropped the waiting ones end, and each other at the end of its call.
+#[derive(Clone, Debug, Default)]
+pub struct FunctionThreads(Arc<Idle>);
+
+/// The calls of one function.
+#[derive(Debug)]
 pub(super) struct Threads {
     idle: Arc<Idle>,
     /// Calls that run.
@@ -59,6 +63,15 @@ impl Drop for Counted {
 }
 
 impl Threads {
+    /// Of one function, on threads that it shares with others.
+    pub(super) fn of(threads: &FunctionThreads) -> Self {
+        Self {
+            idle: Arc::clone(&threads.0),
+            running: Arc::default(),
+            awaited: Arc::default(),
+        }
+    }
+
     /// Begins a call on a thread of its own.
     ///
     /// # Errors
@@ -154,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_is_used_again() {
-        let threads = Threads::default();
+        let threads = Threads::of(&FunctionThreads::default());
         let mut ids = Vec::new();
         for _ in 0..50 {
             let (say, id) = oneshot::channel();
@@ -175,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_told_and_costs_no_thread() {
-        let threads = Threads::default();
+        let threads = Threads::of(&FunctionThreads::default());
         let mut ending = threads.begin(|| panic!("number {}", 7)).unwrap();
         let error = ending.wait().await.unwrap_err();
         assert_eq!(error.message(), "the function panicked: number 7");
@@ -185,7 +198,7 @@ mod tests {
 
     #[test]
     fn calls_that_are_left_to_themselves_do_not_grow_without_end() {
-        let threads = Threads::default();
+        let threads = Threads::of(&FunctionThreads::default());
         let (release, hold) = sync_channel::<()>(1);
         let hold = Arc::new(Mutex::new(hold));
         let begin = || {

@@ -331,6 +331,7 @@ impl Shared {
             storages: self.storages.clone(),
             http: self.http.clone(),
             functions: self.functions.clone(),
+            threads: self.threads.clone(),
             tasks: pipeline.tasks.child(),
             stop: stop.clone(),
         }

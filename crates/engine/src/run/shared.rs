@@ -9,7 +9,7 @@ use wiredflow_core::secret::Scrubber;
 use wiredflow_core::{Error, ErrorKind, Result};
 
 use crate::clock::{Clock, Dice};
-use crate::functions::Functions;
+use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
 use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
 use crate::plan::TriggerPlan;
@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(super) clock: Clock,
     pub(super) dice: Dice,
     pub(super) http: HttpClients,
+    /// What the user's Rust functions run on.
+    pub(super) threads: FunctionThreads,
     pub(super) scrubber: Scrubber,
     pub(super) state: StateHandle,
     pub(super) storages: StorageHandles,

@@ -14,7 +14,7 @@ use wiredflow_core::storage::{CommitReceipt, Epoch};
 use wiredflow_core::{Batch, Params, Result, Value, yaml};
 use wiredflow_engine::catalogue::CheckCx;
 use wiredflow_engine::clock::{Clock, Dice};
-use wiredflow_engine::functions::Functions;
+use wiredflow_engine::functions::{FunctionThreads, Functions};
 use wiredflow_engine::http::HttpClients;
 use wiredflow_engine::resources::Resources;
 use wiredflow_engine::senders::{AnySender, SENDERS};
@@ -35,6 +35,7 @@ pub(crate) fn resources(folder: &Path) -> Resources {
         http: HttpClients::default(),
         storages: StorageHandles::default(),
         functions: Functions::default(),
+        threads: FunctionThreads::default(),
         tasks: Tasks::default(),
         stop: CancellationToken::new(),
     }
