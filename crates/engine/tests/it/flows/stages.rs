@@ -275,7 +275,7 @@ pipelines:
     let mut plan = bench.plan(text);
     for pipeline in [1, 2] {
         replace(&mut plan, (pipeline, 1), Work::Function, || {
-            Peer(millis(10))
+            Peer(millis(40))
         });
     }
     let flow = Started::new(&plan, &RunOptions::default());
@@ -292,34 +292,39 @@ pipelines:
             assert!((elapsed - report.seconds).abs() < 0.25, "{name}: {elapsed}");
         }
     }
-    // Planted truths, with room for a machine that has much else to do.
-    let of = |pipeline: &str, number: usize| {
+    // Planted truths: where most of the time went. Shares would depend on what else the machine has to do.
+    let most = |pipeline: &str, number: usize| {
         let mut stages = running
             .stages
             .iter()
             .filter(|stage| stage.pipeline == pipeline);
         let seconds = stages.nth(number).unwrap().seconds;
-        let share = |time: f64| time / seconds.wall;
-        (
-            share(seconds.compute),
-            share(seconds.external),
-            share(seconds.blocked),
-            share(seconds.starved),
-            share(seconds.throttled),
-        )
+        let clocks = [
+            (seconds.compute, "compute"),
+            (seconds.external, "external"),
+            (seconds.blocked, "blocked"),
+            (seconds.starved, "starved"),
+            (seconds.throttled, "throttled"),
+            (seconds.overhead, "overhead"),
+        ];
+        let largest = clocks.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
+        largest.unwrap().1
     };
-    let (compute, _, blocked, ..) = of("computes", 0);
-    assert!(blocked > 0.7 && compute < 0.3, "{:?}", of("computes", 0));
-    assert!(of("computes", 1).0 > 0.7, "{:?}", of("computes", 1));
-    assert!(of("computes", 2).3 > 0.7, "{:?}", of("computes", 2));
-    assert!(of("waits", 1).1 > 0.7, "{:?}", of("waits", 1));
-    assert!(
-        of("orders", 1).1 + of("orders", 1).2 > 0.7,
-        "{:?}",
-        of("orders", 1)
-    );
-    assert!(of("limited", 1).4 > 0.7, "{:?}", of("limited", 1));
-    assert!(of("away", 0).4 > 0.7, "{:?}", of("away", 0));
-    assert!(of("groups", 1).3 > 0.7, "{:?}", of("groups", 1));
-    assert!(of("idle", 0).3 > 0.99, "{:?}", of("idle", 0));
+    for (pipeline, stage, clock) in [
+        ("computes", 0, "blocked"),
+        ("computes", 1, "compute"),
+        ("computes", 2, "starved"),
+        ("waits", 1, "external"),
+        ("orders", 1, "external"),
+        ("limited", 1, "throttled"),
+        ("away", 0, "throttled"),
+        ("groups", 1, "starved"),
+        ("idle", 0, "starved"),
+    ] {
+        assert_eq!(
+            most(pipeline, stage),
+            clock,
+            "{pipeline} {stage}: {running:#?}"
+        );
+    }
 }
