@@ -56,7 +56,7 @@ const MAY_USE: &[MayUse] = &[
     },
     MayUse {
         package: "wiredflow-bench",
-        ours: &[],
+        ours: &["wiredflow-core", "wiredflow-engine"],
         foreign: None,
     },
     MayUse {

@@ -74,6 +74,7 @@ impl BrokerAddress {
 
 /// How sure a message is on its way over a connection: 0, 1, or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the protocol's own words")]
 pub(crate) enum Qos {
     AtMostOnce,
     AtLeastOnce,
