@@ -158,7 +158,7 @@ async fn session(
                 tracing::info!("stopping: finishing what is in flight; again to stop at once");
             }
             plan = &mut *changes, if is_open => {
-                tracing::info!("the flow has changed: finishing what is in flight, then it goes on changed");
+                tracing::info!("the flow has changed: what is in flight is finished, then the new one runs");
                 why = Why::Change(Box::new(plan));
                 is_stopped = true;
                 stopper.stop();

@@ -196,8 +196,12 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
 
 /// Drops what is older than its retention, at the start and each hour, until intake ends.
 async fn prune(shared: Arc<Shared>) {
+    let (started, since) = (shared.clock.now(), shared.clock.monotonic());
     loop {
-        match shared.state.prune(shared.clock.now()).await {
+        // By the monotonic clock: a wall clock that jumps ahead must not make all that is kept look old.
+        let now = started.saturating_add(shared.clock.monotonic() - since);
+        let now = now.unwrap_or(started);
+        match shared.state.prune(now).await {
             Ok(pruned) => tracing::debug!(?pruned, "old history dropped"),
             Err(error) => tracing::warn!("old history could not be dropped: {error}"),
         }

@@ -188,7 +188,7 @@ pub fn python(source: &str) -> Component {
     Component::of("python", Node::text(source))
 }
 
-/// A Rust function that is linked in with [`Flow::function`].
+/// A Rust function that is linked in with [`Flow::function`](super::Flow::function).
 pub fn rust(name: &str) -> Component {
     Component::of("rust", Node::text(name))
 }

@@ -190,7 +190,14 @@ impl<R: Role> Keeping<R> {
                     );
                     match end.await {
                         End::Gone => return link.finish(&self.clock, GOODBYE_WITHIN).await,
-                        End::Lost(error, again) => self.weigh(error, again, begun),
+                        End::Lost(error, again) => {
+                            // A broker that speaks 5 says so when it lets another client of our name in.
+                            let again = match (again, link.version()) {
+                                (Again::Perhaps, Version::V5) => Again::No,
+                                (again, _) => again,
+                            };
+                            self.weigh(error, again, begun)
+                        }
                     }
                 }
                 Err(error) => {
@@ -222,7 +229,7 @@ impl<R: Role> Keeping<R> {
         }
         let weight = match again {
             Again::Likely => FINAL.0 / 3,
-            Again::Perhaps if !proved => FINAL.0 / 4,
+            Again::Perhaps if !proved => FINAL.0 / 6,
             Again::Perhaps | Again::No => return error,
         };
         self.losses

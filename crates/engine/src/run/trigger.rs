@@ -300,12 +300,9 @@ impl Ticks<'_> {
             shared.patiently(&trigger.pipeline.stopping, finish).await?;
         }
         if dropped > 0 || !ticks.is_empty() {
-            tracing::info!(
-                pipeline = %plan.name,
-                run = ticks.len(),
-                passed_over = dropped,
-                "ticks were missed",
-            );
+            let run = ticks.len();
+            let missed = dropped + run as u64;
+            tracing::info!(pipeline = %plan.name, "{missed} missed ticks: {run} run now");
         }
         for tick in ticks {
             if plan.overlap != Overlap::Allow {

@@ -91,7 +91,7 @@ fn a_hello_says_who_we_are_and_how_long_to_keep_what_comes() {
     assert!(!connect.clean_start);
     assert_eq!(properties.session_expiry_interval, Some(60));
     assert_eq!(properties.receive_maximum, Some(256));
-    assert_eq!(properties.max_packet_size, Some(MOST_PACKET as u32));
+    assert_eq!(properties.max_packet_size, None);
     assert!(MOST_PACKET > MAX_PAYLOAD + usize::from(u16::MAX));
     assert!(matches!(
         auth,

@@ -9,15 +9,16 @@ use rumqttc_v5::{
 use wiredflow_core::ErrorKind;
 
 use super::{
-    Bye, Denied, Garbled, Hello, MOST_PACKET, MOST_SENT, Message, Packet, Refusal, Session,
-    Welcome, in_words, with_text,
+    Bye, Denied, Garbled, Hello, MOST_SENT, Message, Packet, Refusal, Session, Welcome, in_words,
+    with_text,
 };
 use crate::mqtt::access::Qos;
 
 pub(super) fn write_hello(hello: &Hello<'_>, out: &mut BytesMut) -> Result<(), Garbled> {
     let mut properties = ConnectProperties::new();
     properties.receive_maximum = Some(hello.receive_maximum);
-    properties.max_packet_size = u32::try_from(MOST_PACKET).ok();
+    // No largest packet is named: a broker would drop what is larger without a word, where here it becomes a dead
+    // letter.
     if let Session::Kept { seconds } = hello.session {
         properties.session_expiry_interval = Some(seconds);
     }
