@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_licence_that_is_not_allowed_is_named_and_so_is_one_that_nothing_has() {
+    fn h18_a_licence_that_is_not_allowed_is_named_and_so_is_one_that_nothing_has() {
         check(
             &[package("other", "GPL-3.0-only", "registry+usual")],
             &[
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_banned_crate_and_a_second_version_are_named() {
+    fn h18_a_banned_crate_and_a_second_version_are_named() {
         check(
             &[
                 package("bad", "MIT", "registry+usual"),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn git_and_a_second_registry_are_refused() {
+    fn h18_git_and_a_second_registry_are_refused() {
         check(
             &[
                 package("good", "MIT", "registry+usual"),
