@@ -191,10 +191,11 @@ impl<R: Role> Keeping<R> {
                     match end.await {
                         End::Gone => return link.finish(&self.clock, GOODBYE_WITHIN).await,
                         End::Lost(error, again) => {
-                            // A broker that speaks 5 says so when it lets another client of our name in.
-                            let again = match (again, link.version()) {
-                                (Again::Perhaps, Version::V5) => Again::No,
-                                (again, _) => again,
+                            // A broker that lets another client of our name in finishes its packet; a line is
+                            // cut where it is.
+                            let again = match again {
+                                Again::Perhaps if link.is_mid_packet() => Again::No,
+                                again => again,
                             };
                             self.weigh(error, again, begun)
                         }

@@ -210,6 +210,11 @@ impl Link {
         }
     }
 
+    /// Whether a part of a packet has arrived and the rest has not.
+    pub(super) fn is_mid_packet(&self) -> bool {
+        !self.inbox.is_empty() || self.skip > 0
+    }
+
     pub(super) fn version(&self) -> Version {
         self.version
     }

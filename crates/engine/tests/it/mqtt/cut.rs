@@ -75,7 +75,8 @@ async fn c4_c15_cuts_in_the_middle_of_packets_lose_nothing_on_either_way() {
     };
     wait_until(SOON, || arrived().len() as u64 == all.end);
     assert!(arrived().into_iter().eq(all));
-    assert!(proxy.connections() >= 8, "{}", proxy.connections());
+    // The last cut may have come when all had arrived.
+    wait_until(SOON, || proxy.connections() >= 8);
     let report = end(running).await;
     assert!(report.ok, "{report:#?}");
     assert_eq!(report.pipelines["numbers"].deliveries.dead_lettered, 0);
