@@ -170,13 +170,16 @@ impl fmt::Debug for Card {
     }
 }
 
-const fn card<C: Config>(name: &'static str, example: &'static str) -> Card {
-    Card {
-        name,
-        doc: C::DOC,
-        example,
-        short: C::SHORT,
-        fields: C::fields,
+impl Card {
+    /// What a config says of itself, under this name and with this example.
+    pub const fn of<C: Config>(name: &'static str, example: &'static str) -> Self {
+        Self {
+            name,
+            doc: C::DOC,
+            example,
+            short: C::SHORT,
+            fields: C::fields,
+        }
     }
 }
 
@@ -306,7 +309,7 @@ impl StageEntry {
         prepare: fn(&Node, &mut CheckCx<'_>) -> Option<Prepared>,
     ) -> Self {
         Self {
-            card: card::<C>(name, example),
+            card: Card::of::<C>(name, example),
             work,
             prepare,
         }
@@ -328,7 +331,7 @@ impl SourceEntry {
             })))
         }
         Self {
-            card: card::<K::Config>(K::NAME, K::EXAMPLE),
+            card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),
             prepare: prepare::<K>,
         }
     }
@@ -349,7 +352,7 @@ impl SenderEntry {
             })))
         }
         Self {
-            card: card::<K::Config>(K::NAME, K::EXAMPLE),
+            card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),
             prepare: prepare::<K>,
         }
     }
@@ -376,7 +379,7 @@ impl StorageEntry {
             }))
         }
         Self {
-            card: card::<K::Config>(K::NAME, K::EXAMPLE),
+            card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),
             prepare: prepare::<K>,
         }
     }

@@ -22,6 +22,13 @@ pub struct Clock {
     paused: Option<Arc<Paused>>,
 }
 
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    wall: Timestamp,
+    monotonic: Instant,
+}
+
 impl Clock {
     /// The machine's clocks.
     pub fn real() -> Self {
@@ -57,6 +64,22 @@ impl Clock {
             None => Self::instant(),
             Some(paused) => paused.monotonic(),
         }
+    }
+
+    /// A moment by both clocks, for [`Clock::since`].
+    pub fn mark(&self) -> Mark {
+        Mark {
+            wall: self.now(),
+            monotonic: self.monotonic(),
+        }
+    }
+
+    /// Wall time as it goes on from a mark by the monotonic clock: a step of the wall clock does not
+    /// move it.
+    pub fn since(&self, mark: Mark) -> Timestamp {
+        mark.wall
+            .saturating_add(self.monotonic() - mark.monotonic)
+            .unwrap_or(Timestamp::MAX)
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]

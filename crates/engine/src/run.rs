@@ -196,12 +196,10 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
 
 /// Drops what is older than its retention, at the start and each hour, until intake ends.
 async fn prune(shared: Arc<Shared>) {
-    let (started, since) = (shared.clock.now(), shared.clock.monotonic());
+    let started = shared.clock.mark();
     loop {
-        // By the monotonic clock: a wall clock that jumps ahead must not make all that is kept look old.
-        let now = started.saturating_add(shared.clock.monotonic() - since);
-        let now = now.unwrap_or(started);
-        match shared.state.prune(now).await {
+        // A wall clock that jumps ahead must not make all that is kept look old.
+        match shared.state.prune(shared.clock.since(started)).await {
             Ok(pruned) => tracing::debug!(?pruned, "old history dropped"),
             Err(error) => tracing::warn!("old history could not be dropped: {error}"),
         }

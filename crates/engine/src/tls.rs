@@ -130,13 +130,13 @@ impl TlsFiles {
     /// A system without any authorities is no error here: plain connections need none, and a TLS peer
     /// is refused then as one of an unknown authority.
     pub fn client_config(&self) -> Result<ClientConfig> {
+        let more = match &self.ca {
+            Some((path, pem)) => authorities(pem, path)?,
+            None => RootCertStore::empty(),
+        };
         let trust = if self.insecure {
             Trust::Anyone
         } else {
-            let more = match &self.ca {
-                Some((path, pem)) => authorities(pem, path)?,
-                None => Vec::new(),
-            };
             Trust::Authorities(more)
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -174,16 +174,14 @@ fn certificates(pem: &[u8], path: &str) -> Result<Vec<CertificateDer<'static>>> 
     Ok(all)
 }
 
-/// Certificates that can be authorities.
-fn authorities(pem: &[u8], path: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let all = certificates(pem, path)?;
+fn authorities(pem: &[u8], path: &str) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in &all {
+    for certificate in certificates(pem, path)? {
         roots
-            .add(certificate.clone())
+            .add(certificate)
             .map_err(|error| unusable(path, "certificates", &error))?;
     }
-    Ok(all)
+    Ok(roots)
 }
 
 fn private_key(pem: &[u8], path: &str) -> Result<PrivateKeyDer<'static>> {

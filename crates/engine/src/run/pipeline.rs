@@ -227,7 +227,7 @@ async fn run(
                 queue,
                 once,
                 first_session,
-                started: (clock.now(), clock.monotonic()),
+                started: clock.mark(),
             };
             trigger.run().await;
             finish(&work, pipeline).await;

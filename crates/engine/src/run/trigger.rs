@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+
 use wiredflow_core::delivery::{Parcel, Settle};
 use wiredflow_core::schedule::{CATCH_UP_CAP, CatchUp, Overlap, Schedule};
 use wiredflow_core::{Error, ErrorKind, Result};
 
+use crate::clock::Mark;
 use crate::plan::{PipelinePlan, Steady, TriggerPlan};
 
 use super::PipelineShared;
@@ -34,7 +35,7 @@ pub(crate) struct Trigger {
     /// Whether it is the pipeline's first session in this run of the flow.
     pub(crate) first_session: bool,
     /// Where interval schedules take their time from: see [`Ticks::now`].
-    pub(crate) started: (Timestamp, Instant),
+    pub(crate) started: Mark,
 }
 
 /// Why a trigger ends before its schedule does.
@@ -266,11 +267,7 @@ impl Ticks<'_> {
         let clock = &self.trigger.pipeline.shared.clock;
         match self.steady {
             Steady::No => clock.now(),
-            Steady::Yes => {
-                let (wall, since) = self.trigger.started;
-                wall.saturating_add(clock.monotonic() - since)
-                    .unwrap_or(Timestamp::MAX)
-            }
+            Steady::Yes => clock.since(self.trigger.started),
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) enum Trust {
     /// Whoever proves to have the key of the certificate that it shows.
     Anyone,
     /// Whom the system's authorities, or these, have signed.
-    Authorities(Vec<CertificateDer<'static>>),
+    Authorities(RootCertStore),
 }
 
 /// Verifies certificates as the trust says, and always that the peer has the key of its own.
@@ -37,17 +37,13 @@ impl Verifier {
 
     /// Of the system's authorities and `more`. A system without any is no error of its own: its peers are of an
     /// unknown authority.
-    fn load(
-        &self,
-        more: &[CertificateDer<'static>],
-    ) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
-        let mut roots = RootCertStore::empty();
+    fn load(&self, more: &RootCertStore) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+        let mut roots = more.clone();
         let system = rustls_native_certs::load_native_certs();
         for error in system.errors {
             tracing::debug!(%error, "an authority of the system cannot be read");
         }
         roots.add_parsable_certificates(system.certs);
-        roots.add_parsable_certificates(more.iter().cloned());
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
             .build()
             .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))

@@ -266,7 +266,8 @@ fn is_alive(process: u32) -> bool {
     })
 }
 
-/// The children of this process, zombies too.
+/// The children of this process, zombies too. One whose thread ends while this looks may be missed: its new parent
+/// has been looked at already.
 fn children() -> Vec<u32> {
     let mut children = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").unwrap() {

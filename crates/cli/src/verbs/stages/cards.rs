@@ -2,7 +2,6 @@
 
 use wiredflow_core::config::{Grouping, RateLimit, Retry, StorageOptions};
 use wiredflow_core::config_reader::{FlowKeys, PipelineKeys, StageKeys};
-use wiredflow_core::fields::Config;
 use wiredflow_engine::catalogue::Card;
 use wiredflow_engine::senders::SENDERS;
 use wiredflow_engine::sources::SOURCES;
@@ -127,24 +126,14 @@ pub(super) fn all() -> Vec<Kind> {
 
 fn keys() -> Vec<Card> {
     vec![
-        keys_card::<FlowKeys>("flow", FLOW),
-        keys_card::<PipelineKeys>("pipeline", PIPELINE),
-        keys_card::<StageKeys>("stage", STAGE),
-        keys_card::<StorageOptions>("storage", STORAGE),
-        keys_card::<Retry>("retry", "retry: {attempts: 3, backoff: 500ms, max: 10s}"),
-        keys_card::<Grouping>("batch", "batch: {max: 64, within: 250ms}"),
-        keys_card::<RateLimit>("rate_limit", "rate_limit: {per_second: 5}"),
+        Card::of::<FlowKeys>("flow", FLOW),
+        Card::of::<PipelineKeys>("pipeline", PIPELINE),
+        Card::of::<StageKeys>("stage", STAGE),
+        Card::of::<StorageOptions>("storage", STORAGE),
+        Card::of::<Retry>("retry", "retry: {attempts: 3, backoff: 500ms, max: 10s}"),
+        Card::of::<Grouping>("batch", "batch: {max: 64, within: 250ms}"),
+        Card::of::<RateLimit>("rate_limit", "rate_limit: {per_second: 5}"),
     ]
-}
-
-fn keys_card<C: Config>(name: &'static str, example: &'static str) -> Card {
-    Card {
-        name,
-        doc: C::DOC,
-        example,
-        short: C::SHORT,
-        fields: C::fields,
-    }
 }
 
 const FLOW: &str = "\

@@ -59,6 +59,19 @@ impl Bench {
         self
     }
 
+    /// Links in `hang`, which hands its batch on only once it is let go.
+    pub(crate) fn hanging(self) -> (Self, Arc<AtomicBool>) {
+        let free = Arc::new(AtomicBool::new(false));
+        let release = Arc::clone(&free);
+        let bench = self.with("hang", move |call| {
+            while !release.load(Ordering::Relaxed) {
+                std::thread::sleep(millis(5));
+            }
+            Ok(call.data)
+        });
+        (bench, free)
+    }
+
     /// Links in a function that gives what it likes.
     pub(crate) fn giving(
         mut self,

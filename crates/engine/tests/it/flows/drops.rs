@@ -1,7 +1,6 @@
 //! Flows that are dropped, and runs that nobody has ended.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 use wiredflow_core::delivery::Outcome;
@@ -63,14 +62,7 @@ fn dropping_a_running_flow_lets_go_of_everything() {
 
 #[test]
 fn f5_a_run_whose_process_is_gone_does_not_run_for_ever() {
-    let free = Arc::new(AtomicBool::new(false));
-    let release = Arc::clone(&free);
-    let bench = Bench::new().with("hang", move |call| {
-        while !release.load(Ordering::Relaxed) {
-            std::thread::sleep(millis(5));
-        }
-        Ok(call.data)
-    });
+    let (bench, free) = Bench::new().hanging();
     let text = "pipelines: {p: {every: 1h, stages: [{core_logic: {rust: hang}}]}}";
     let flow = bench.start(text);
     flow.until(|report| report.stages[0].calls == 1);
@@ -100,14 +92,7 @@ fn f5_a_run_whose_process_is_gone_does_not_run_for_ever() {
 
 #[test]
 fn f5_work_that_an_end_drops_is_counted_and_not_acknowledged() {
-    let free = Arc::new(AtomicBool::new(false));
-    let release = Arc::clone(&free);
-    let bench = Bench::new().with("hang", move |call| {
-        while !release.load(Ordering::Relaxed) {
-            std::thread::sleep(millis(5));
-        }
-        Ok(call.data)
-    });
+    let (bench, free) = Bench::new().hanging();
     let mut plan = bench.plan("pipelines: {p: {once: true, stages: [{core_logic: {rust: hang}}]}}");
     let feed = Feed::new();
     feed.feeds(&mut plan, 0);

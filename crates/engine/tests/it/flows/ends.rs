@@ -177,14 +177,7 @@ fn a_stop_finishes_what_is_in_flight() {
 
 #[test]
 fn a9_the_second_stop_ends_at_once_and_acknowledges_nothing_unfinished() {
-    let free = Arc::new(AtomicBool::new(false));
-    let release = Arc::clone(&free);
-    let bench = Bench::new().with("hang", move |call| {
-        while !release.load(Ordering::Relaxed) {
-            std::thread::sleep(millis(5));
-        }
-        Ok(call.data)
-    });
+    let (bench, free) = Bench::new().hanging();
     let mut plan = bench.plan("pipelines: {p: {once: true, stages: [{core_logic: {rust: hang}}, {core_logic: {rust: see}}]}}");
     let feed = Feed::new();
     feed.feeds(&mut plan, 0);

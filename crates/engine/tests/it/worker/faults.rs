@@ -303,8 +303,9 @@ async fn an_end_in_good_order_lets_python_clean_up() {
             true => pool.close().await,
             false => drop(pool),
         }
+        let cleaned = || written(&bench.path("cleaned")) == "yes";
+        until("Python has cleaned up", cleaned).await;
         until("no child is left", || children().is_empty()).await;
-        assert_eq!(written(&bench.path("cleaned")), "yes");
         std::fs::remove_file(bench.path("cleaned")).unwrap();
         all_gone(&bench).await;
     }
