@@ -122,7 +122,24 @@ impl FlowTest {
     /// Starts the binary, in the folder, with nothing on its standard input.
     #[track_caller]
     pub fn spawn(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Running {
-        let mut command = Command::new(&self.binary);
+        self.spawn_under(&[], args)
+    }
+
+    /// As `spawn`, by another program: its words stand before the binary.
+    #[track_caller]
+    pub fn spawn_under(
+        &self,
+        prefix: &[String],
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Running {
+        let mut command = match prefix {
+            [] => Command::new(&self.binary),
+            [program, rest @ ..] => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(&self.binary);
+                command
+            }
+        };
         command.args(args).current_dir(self.folder());
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
             command.env_remove(proxy).env_remove(proxy.to_uppercase()); // the peers are on this machine

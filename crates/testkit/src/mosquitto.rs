@@ -3,9 +3,10 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::{Read, Seek, SeekFrom},
     path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -33,7 +34,7 @@ pub struct Mosquitto {
     tls_port: u16,
     folder: TempDir,
     collectors: AtomicUsize,
-    forgotten: AtomicUsize,
+    forgotten: AtomicU64,
     launches: usize,
 }
 
@@ -94,6 +95,14 @@ impl Mosquitto {
     #[track_caller]
     pub fn client(&self) -> Client {
         Client::connect(self.port, "", true, self.login.as_ref()).expect("mosquitto answers")
+    }
+
+    /// Makes a session, as a client of this id that was there before: what is published from now on waits for it.
+    #[track_caller]
+    pub fn hold_session(&self, client_id: &str, topic: &str) {
+        Client::connect(self.port, client_id, false, self.login.as_ref())
+            .and_then(|mut client| client.subscribe_and_leave(topic))
+            .expect("mosquitto takes the subscription");
     }
 
     /// Subscribes, as a user who may read everything, and gathers what comes. Messages at QoS 0 that were published before a
@@ -165,14 +174,18 @@ impl Mosquitto {
     /// What it has logged since its first start, or since `forget_log`, at the level of most detail: connects,
     /// subscriptions, each packet.
     pub fn log(&self) -> String {
-        let all = fs::read(self.file("log")).unwrap_or_default();
-        let forgotten = self.forgotten.load(Ordering::Relaxed).min(all.len());
-        String::from_utf8_lossy(&all[forgotten..]).into_owned()
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = fs::File::open(self.file("log")) {
+            let forgotten = self.forgotten.load(Ordering::Relaxed);
+            file.seek(SeekFrom::Start(forgotten)).unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// From now on `log` begins here: what comes next can be told from what was before.
     pub fn forget_log(&self) {
-        let length = fs::read(self.file("log")).unwrap_or_default().len();
+        let length = fs::metadata(self.file("log")).map_or(0, |log| log.len());
         self.forgotten.store(length, Ordering::Relaxed);
     }
 
@@ -363,7 +376,7 @@ impl MosquittoOptions {
             tls_port: 0,
             folder: tempfile::tempdir().unwrap(),
             collectors: AtomicUsize::new(0),
-            forgotten: AtomicUsize::new(0),
+            forgotten: AtomicU64::new(0),
             launches: 0,
         };
         mosquitto.write_rights();

@@ -155,6 +155,12 @@ impl Client {
         self.write(0x82, &body)
     }
 
+    /// Subscribes, waits for the answer, and goes.
+    pub(crate) fn subscribe_and_leave(&mut self, topic: &str) -> io::Result<()> {
+        self.subscribe(&[topic.to_owned()])?;
+        self.expect(9).map(drop)
+    }
+
     /// Reads one packet and acknowledges it. `half_done` holds the ids of QoS 2 messages that were delivered, but not
     /// released. Waits for ever when nothing comes: the caller shuts the socket down to end it.
     pub(crate) fn next(&mut self, half_done: &mut Vec<u16>) -> io::Result<Arrival> {

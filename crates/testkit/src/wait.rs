@@ -1,7 +1,9 @@
 //! Waiting with a deadline, free ports and seeds.
 
 use std::{
+    fs::OpenOptions,
     hash::{BuildHasher, Hasher, RandomState},
+    io::Write,
     net::TcpListener,
     thread,
     time::{Duration, Instant},
@@ -55,6 +57,62 @@ pub fn seed() -> u64 {
         eprintln!("SEED={seed}");
     }
     seed
+}
+
+/// Says what a test has found beside that it passed; its runner shows it with `--no-capture`.
+#[expect(clippy::print_stderr, reason = "a test has no other voice")]
+pub fn tell(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Says that a case cannot be tried here, and why. `cargo xtask ci` counts these and shows them at its end.
+pub fn skipped(case: &str, reason: &str) {
+    let line = format!("skipped: {case}, because {}", reason.trim());
+    tell(&line);
+    if let Some(file) = std::env::var_os("SKIPPED_CASES") {
+        let list = OpenOptions::new().create(true).append(true).open(file);
+        list.and_then(|mut list| writeln!(list, "{line}"))
+            .expect("the list of skipped cases can be written");
+    }
+}
+
+/// Whether the long form of a test is asked for, by `SOAK=1`, as `cargo xtask soak` does.
+pub fn soaking() -> bool {
+    std::env::var_os("SOAK").is_some_and(|word| word == "1")
+}
+
+/// Random numbers from a seed: the same for the same one.
+#[derive(Debug, Clone)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// Numbers that `SEED` repeats.
+    pub fn new() -> Self {
+        Self(seed())
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub fn below(&mut self, limit: usize) -> usize {
+        // SplitMix64, by Sebastiano Vigna: good enough to choose test cases, and three lines.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let number = mixed ^ (mixed >> 31);
+        usize::try_from(number % limit as u64).expect("below a usize")
+    }
+
+    /// Puts the items in a random order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+impl Default for Chance {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 #[cfg(test)]

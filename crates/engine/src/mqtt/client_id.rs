@@ -1,13 +1,14 @@
 //! The name that a broker knows a client by: made once, kept, and kept apart from that of any other
 //! flow of the same name.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wiredflow_core::{Error, Result};
 
+use crate::files::disk::{create_folders, sync_folder};
 use crate::resources::Resources;
 
 /// How much of each name goes into an id that is made here.
@@ -96,13 +97,14 @@ impl ClientId {
         let failed = |error: io::Error| unusable(&self.path, &error);
         let text = serde_json::to_vec_pretty(&self.kept)
             .map_err(|error| Error::bug(format!("a client id cannot be written: {error}")))?;
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder).map_err(failed)?;
-        }
-        // The name appears with the whole text or not at all.
+        create_folders(&self.path).map_err(failed)?;
+        // The name appears with the whole text or not at all, also when the power is cut: a lost id is a lost session.
         let new = self.path.with_extension("new");
-        fs::write(&new, text).map_err(failed)?;
-        fs::rename(&new, &self.path).map_err(failed)
+        let mut file = File::create(&new).map_err(failed)?;
+        file.write_all(&text).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&new, &self.path).map_err(failed)?;
+        sync_folder(&self.path).map_err(failed)
     }
 }
 

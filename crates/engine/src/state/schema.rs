@@ -8,7 +8,7 @@
 //! by hand. Schedules are no finer than 10 ms, so nothing that must be told apart falls together.
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 use std::path::Path;
 use std::time::Duration;
 
@@ -103,6 +103,8 @@ CREATE TABLE dead_letters (
 ) STRICT;
 ";
 
+const WRITER: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
 /// What a file is, before anything is done to it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FileState {
@@ -177,8 +179,7 @@ fn owner(connection: &Connection) -> Result<Option<String>, Failure> {
 
 /// Opens the file for the one writer, with every commit synced to the disk.
 pub(super) fn open_to_write(path: &Path, state: &FileState) -> Result<Connection, Failure> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = Connection::open_with_flags(path, WRITER)?;
     settle(&connection)?;
     if *state == FileState::Empty {
         // One sync for the whole of an empty file, below, where each of these would take several.
@@ -210,7 +211,23 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, Failure> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     settle(&connection)?;
+    if !rollback_is_due(&connection) {
+        return Ok(connection);
+    }
+    // Only who may write can undo it; what it undoes was never committed.
+    let connection = Connection::open_with_flags(path, WRITER)?;
+    settle(&connection)?;
     Ok(connection)
+}
+
+/// Whether a kill has come while the file was being made, before it had a write-ahead log: what was half
+/// done then must be undone before anything can be read.
+fn rollback_is_due(connection: &Connection) -> bool {
+    let version = connection.query_row("PRAGMA user_version", (), |row| row.get::<_, i64>(0));
+    let code = version
+        .err()
+        .and_then(|error| error.sqlite_error().copied());
+    code.is_some_and(|code| code.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 /// What every connection has: a wait for others, and no trust in what the file's schema says.

@@ -128,6 +128,37 @@ async fn what_was_sent_before_the_end_is_kept_and_what_comes_after_is_an_error()
 }
 
 #[tokio::test]
+async fn a4_a_state_that_was_half_made_when_the_process_was_killed_is_made_anew() {
+    let making = tempfile::tempdir().unwrap();
+    let path = making.path().join("state.db");
+    let connection = Connection::open(&path).unwrap();
+    // A transaction that has reached the file, and whose journal is still needed: as a kill leaves it.
+    connection
+        .execute_batch(
+            "PRAGMA application_id = 1465275252; PRAGMA cache_size = 1; BEGIN; CREATE TABLE half (x);
+             INSERT INTO half VALUES (zeroblob(1000000));",
+        )
+        .unwrap();
+    for read_first in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["state.db", "state.db-journal"] {
+            fs::copy(making.path().join(name), folder.path().join(name)).unwrap();
+        }
+        if read_first {
+            let nothing = StateReader::open(folder.path(), FLOW);
+            check_refused(
+                nothing,
+                ErrorKind::Config,
+                &["no state of `sensors`", "yet"],
+            );
+        }
+        let (state, _) = open(folder.path());
+        state.handle().start_run("p", None, at(0)).await.unwrap();
+        close(state).await;
+    }
+}
+
+#[tokio::test]
 async fn b2_a_full_disk_is_told_loses_nothing_and_is_got_over() {
     let place = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(place.path()) else {

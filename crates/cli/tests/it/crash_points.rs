@@ -1,0 +1,407 @@
+//! Each system call on the way of a message in turn: the process is killed at it, or the call fails once. After the
+//! next start every file is whole, and what the broker had taken is stored.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wiredflow_testkit::{
+    Chance, FlowTest, Mosquitto, Running, Signal, Strace, check_database, rows, skipped, soaking,
+    tell,
+};
+
+use crate::{SOON, tool};
+
+/// How often a message may be stored beyond the once that it should be, when the process is killed between its commit
+/// and its acknowledgement.
+const MOST_DUPLICATES: usize = 1;
+
+/// How many points are drawn for one storage; `cargo xtask soak` takes all.
+const POINTS: usize = 36;
+
+const CLIENT: &str = "crash-points";
+const FAULTS: [&str; 3] = ["signal=SIGKILL", "error=EIO", "error=ENOSPC"];
+
+/// What the service has behind it when the calls are counted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    /// It starts in an empty folder.
+    FirstStart,
+    /// It starts after an orderly end.
+    Start,
+    /// It starts after a kill.
+    Recovery,
+    /// It runs and has stored a message; from here on all threads are traced.
+    Running,
+}
+
+const MOMENTS: [Moment; 4] = [
+    Moment::FirstStart,
+    Moment::Start,
+    Moment::Recovery,
+    Moment::Running,
+];
+
+/// Whose calls are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Files {
+    Data,
+    State,
+    /// The client's id. Several threads write it, each with a count of its own: an error would come again and again.
+    Session,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    moment: Moment,
+    files: Files,
+    call: &'static str,
+    number: usize,
+    fault: &'static str,
+}
+
+/// A storage under test, and the folders that a point begins with.
+struct Subject {
+    kind: &'static str,
+    mapping: &'static str,
+    broker: Mosquitto,
+    /// Folders after an orderly end and after a kill, with the numbers that are stored there.
+    used: (FlowTest, Vec<u64>),
+    killed: (FlowTest, Vec<u64>),
+    next: u64,
+}
+
+impl Subject {
+    fn new(kind: &'static str, mapping: &'static str) -> Self {
+        let broker = Mosquitto::with().max_queued_messages(0).start();
+        broker.hold_session(CLIENT, "in");
+        let mut subject = Self {
+            kind,
+            mapping,
+            broker,
+            used: (tool(), Vec::new()),
+            killed: (tool(), Vec::new()),
+            next: 1,
+        };
+        let (test, running, mut numbers) = subject.running();
+        running.signal(Signal::Term);
+        running.wait(SOON).assert_code(0);
+        subject.used = (test, numbers.clone());
+        let (test, running, more) = subject.running();
+        running.signal(Signal::Kill);
+        running.wait(SOON).assert_code(137);
+        numbers = more;
+        subject.killed = (test, numbers);
+        subject
+    }
+
+    /// A service in a folder as after an orderly end, if there was one, which has stored one message more.
+    fn running(&mut self) -> (FlowTest, Running, Vec<u64>) {
+        let (test, mut numbers) = self.folder(&self.used);
+        self.broker.forget_log();
+        numbers.push(self.publish());
+        let mut running = test.spawn(["run".as_ref(), test.path("flow.yaml").as_os_str()]);
+        running.wait_until(SOON, || acknowledged(&self.broker) == 1);
+        (test, running, numbers)
+    }
+
+    fn folder(&self, from: &(FlowTest, Vec<u64>)) -> (FlowTest, Vec<u64>) {
+        let test = tool();
+        copy(from.0.folder(), test.folder());
+        let (kind, mapping) = (self.kind, self.mapping);
+        let place = match kind {
+            "sqlite" => "{path: data/numbers.db, table: rows}",
+            _ => "{folder: data}",
+        };
+        test.file(
+            "flow.yaml",
+            &format!(
+                "name: flow\npipelines:\n  numbers:\n    source: {{mqtt: {{broker: \"{}\", topic: in, client_id: {CLIENT}}}}}\n    \
+                 stages:\n      - store: {{{kind}: {place}, mapping: {mapping}}}\n        \
+                 retry: {{backoff: 10ms, max: 50ms}}\n",
+                self.broker.address()
+            ),
+        );
+        (test, from.1.clone())
+    }
+
+    /// Publishes the next number; gives it when the broker has it.
+    fn publish(&mut self) -> u64 {
+        let n = self.next;
+        self.next += 1;
+        let payload = match self.mapping {
+            "update" => format!("{{\"n\": {n}, \"k{n}\": {n}}}"),
+            _ => format!("{{\"n\": {n}}}"),
+        };
+        self.broker.publish("in", payload, 1);
+        n
+    }
+
+    fn file(&self, test: &FlowTest) -> PathBuf {
+        test.path(match self.kind {
+            "sqlite" => "data/numbers.db".to_owned(),
+            kind => format!("data/{kind}_in_numbers.{kind}"),
+        })
+    }
+
+    fn paths(&self, test: &FlowTest, files: Files) -> Vec<PathBuf> {
+        let beside = |file: PathBuf| {
+            let with = |end: &str| PathBuf::from(format!("{}{end}", file.display()));
+            ["", ".new", "-wal", "-shm", "-journal"].map(with)
+        };
+        match files {
+            Files::Data => {
+                let mut paths = beside(self.file(test)).to_vec();
+                paths.extend([test.path("data"), test.folder().to_owned()]);
+                paths
+            }
+            Files::State => {
+                let folder = test.path(".wiredflow");
+                let mut paths = beside(folder.join("state.db")).to_vec();
+                paths.push(folder.join("lock"));
+                paths.push(folder);
+                paths
+            }
+            Files::Session => {
+                let folder = test.path(".wiredflow/client_ids");
+                let names = ["numbers.json", "numbers.new"];
+                let mut paths = names.map(|name| folder.join(name)).to_vec();
+                paths.push(folder);
+                paths
+            }
+        }
+    }
+
+    /// One life with a fault in it and one without. Gives how often each call was made, and whether it came to the fault.
+    fn run(
+        &mut self,
+        moment: Moment,
+        files: Files,
+        fault: Option<Point>,
+    ) -> (BTreeMap<&'static str, usize>, bool) {
+        let shown = format!(
+            "{} {} {moment:?} {files:?} {fault:?}",
+            self.kind, self.mapping
+        );
+        let empty = (tool(), Vec::new());
+        let (test, mut numbers) = match moment {
+            Moment::FirstStart => self.folder(&empty),
+            Moment::Start | Moment::Running => self.folder(&self.used),
+            Moment::Recovery => self.folder(&self.killed),
+        };
+        let logs = tool();
+        let mut strace = Strace::on(self.paths(&test, files), logs.path("strace.log"));
+        if let Some(Point {
+            call,
+            fault,
+            number,
+            ..
+        }) = fault
+        {
+            strace = strace.inject(call, fault, number);
+        }
+        let flow = test.path("flow.yaml");
+        let run = ["run".as_ref(), flow.as_os_str()];
+        self.broker.forget_log();
+        numbers.push(self.publish());
+        let (mut running, attached) = if moment == Moment::Running {
+            let mut running = test.spawn(run);
+            running.wait_until(SOON, || acknowledged(&self.broker) == 1);
+            let attached = strace.attach(running.id());
+            numbers.push(self.publish());
+            (running, Some(attached))
+        } else {
+            (test.spawn_under(&strace.prefix(), run), None)
+        };
+        let expected = 1 + usize::from(attached.is_some());
+        let begun = Instant::now();
+        while !running.has_ended() && acknowledged(&self.broker) < expected {
+            let late = begun.elapsed() > SOON;
+            assert!(
+                !late,
+                "{shown} is not done: {}\n{}",
+                running.stderr(),
+                strace.text()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        running.signal(Signal::Term);
+        let id = running.id();
+        let life = running.wait(SOON);
+        let happened = strace.happened(id);
+        drop(attached);
+        let reasons = [
+            "Input/output error",
+            "disk I/O error",
+            "no space left",
+            "No space left",
+        ];
+        let told = match (life.code, fault) {
+            (0, _) => true,
+            (137, Some(point)) => point.fault == "signal=SIGKILL",
+            (1, Some(point)) => {
+                point.fault != "signal=SIGKILL"
+                    && reasons.iter().any(|words| life.stderr.contains(words))
+            }
+            _ => false,
+        };
+        assert!(
+            told && !life.stderr.contains("panicked"),
+            "{shown}: {life:?}"
+        );
+
+        numbers.push(self.publish());
+        let file = self.file(&test);
+        let mut running = test.spawn(run);
+        let last = *numbers.last().unwrap();
+        let stored = || {
+            rows(self.kind, &file).map(|rows| rows.iter().filter_map(number).collect::<Vec<_>>())
+        };
+        running.wait_until(SOON, || stored().is_ok_and(|stored| stored.contains(&last)));
+        running.signal(Signal::Term);
+        let next_life = running.wait(SOON);
+        assert!(next_life.code == 0, "{shown}: {life:?} {next_life:?}");
+        check_database(&test.path(".wiredflow/state.db"));
+        if self.kind == "sqlite" {
+            check_database(&file);
+        }
+        let rows = rows(self.kind, &file).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        self.check(&rows, &numbers, &format!("{shown}: {life:?}"));
+        (strace.counts(), happened)
+    }
+
+    fn check(&self, rows: &[Value], numbers: &[u64], shown: &str) {
+        match self.mapping {
+            "extend" => {
+                let stored: Vec<u64> = rows.iter().filter_map(number).collect();
+                assert_eq!(stored.len(), rows.len(), "{shown}: {rows:?}");
+                assert!(
+                    stored.iter().all(|n| numbers.contains(n)),
+                    "{shown}: {stored:?} of {numbers:?}"
+                );
+                for n in numbers {
+                    let count = stored.iter().filter(|stored| *stored == n).count();
+                    assert!(
+                        (1..=1 + MOST_DUPLICATES).contains(&count),
+                        "{shown}: {n} in {stored:?}"
+                    );
+                }
+            }
+            "update" => {
+                assert_eq!(rows.len(), 1, "{shown}: {rows:?}");
+                for n in numbers {
+                    assert_eq!(rows[0][format!("k{n}")], *n, "{shown}: {rows:?}");
+                }
+            }
+            _ => {
+                let stored: Vec<u64> = rows.iter().filter_map(number).collect();
+                assert_eq!(stored, numbers[numbers.len() - 1..], "{shown}");
+            }
+        }
+    }
+
+    /// Every point that there is: so many calls were made in a life without a fault.
+    fn points(&mut self) -> Vec<Point> {
+        let mut points = Vec::new();
+        for moment in MOMENTS {
+            for files in [Files::Data, Files::State, Files::Session] {
+                let (counts, _) = self.run(moment, files, None);
+                let faults = if files == Files::Session {
+                    &FAULTS[..1]
+                } else {
+                    &FAULTS
+                };
+                for (call, count) in counts {
+                    for number in 1..=count {
+                        points.extend(faults.iter().map(|fault| Point {
+                            moment,
+                            files,
+                            call,
+                            number,
+                            fault,
+                        }));
+                    }
+                }
+            }
+        }
+        points
+    }
+}
+
+/// So many messages has the flow acknowledged since the log was forgotten.
+fn acknowledged(broker: &Mosquitto) -> usize {
+    broker
+        .log()
+        .matches("Received PUBACK from crash-points")
+        .count()
+}
+
+/// The number of a row; csv keeps it as text.
+fn number(row: &Value) -> Option<u64> {
+    let n = &row["n"];
+    n.as_u64().or_else(|| n.as_str()?.parse().ok())
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let (source, target) = (
+            entry.as_ref().unwrap().path(),
+            to.join(entry.unwrap().file_name()),
+        );
+        if source.is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&source, &target);
+        } else {
+            fs::copy(&source, &target).unwrap();
+        }
+    }
+}
+
+fn every_point(kind: &'static str, mapping: &'static str) {
+    if let Some(reason) = Strace::refusal() {
+        skipped("a4 with a kill or a failure at each call", &reason);
+        return;
+    }
+    let mut chance = Chance::new();
+    let mut subject = Subject::new(kind, mapping);
+    let mut points = subject.points();
+    let all = points.len();
+    assert!(all > 100, "{kind}: only {all} points");
+    if !soaking() {
+        chance.shuffle(&mut points);
+        // Those of the message itself are few among those of a start.
+        points.sort_by_key(|point| point.files == Files::State && point.moment != Moment::Running);
+        let seldom = points.len() - POINTS / 2;
+        points.drain(POINTS / 2..seldom);
+    }
+    let mut met = 0;
+    for point in &points {
+        met += usize::from(subject.run(point.moment, point.files, Some(*point)).1);
+    }
+    let drawn = points.len();
+    tell(&format!(
+        "{kind} {mapping}: {met} faults of {drawn} drawn among {all}"
+    ));
+    assert!(2 * met > points.len(), "{kind}: only {met} faults were met");
+}
+
+macro_rules! for_each_storage {
+    ($($name:ident: $kind:literal $mapping:literal;)*) => { $( mod $name {
+        #[test]
+        fn a4_b1_b3_a_kill_or_a_failure_at_any_call_loses_no_message() {
+            super::every_point($kind, $mapping);
+        }
+    } )* };
+}
+
+for_each_storage! {
+    json: "json" "extend";
+    jsonl: "jsonl" "extend";
+    csv: "csv" "extend";
+    sqlite: "sqlite" "extend";
+    json_updated: "json" "update";
+    sqlite_overwritten: "sqlite" "overwrite";
+}

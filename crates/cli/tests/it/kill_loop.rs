@@ -1,0 +1,170 @@
+//! A service that is killed again and again while messages come, and its broker is restarted in between: what the
+//! broker has taken is stored, and a ledger says so.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wiredflow_testkit::{
+    Chance, FlowTest, HttpPeer, Ledger, Mosquitto, Publisher, Reply, Signal, check_database, rows,
+    soaking, tell,
+};
+
+use crate::{SOON, tool};
+
+/// How many messages may be stored twice for each kill, at most: those in flight, which with MQTT 5 are up to 256.
+const MOST_DUPLICATES: [(&str, usize); 3] =
+    [("to_jsonl", 256), ("to_sqlite", 256), ("by_python", 256)];
+
+/// A life of the service takes at most so long, in milliseconds: often it ends before Python or anything else has
+/// begun to work, and each fourth may be longer.
+const LIFE: usize = 500;
+const LONG_LIFE: usize = 2_000;
+
+/// One kill of so many is followed by a restart of the broker.
+const RESTART_EACH: usize = 8;
+
+fn service(broker: &Mosquitto, peer: &HttpPeer) -> FlowTest {
+    let test = tool();
+    test.file(
+        "logic.py",
+        "def same(relevant_info=None, **params):\n    return relevant_info\n",
+    );
+    let source = |name: &str| {
+        let address = broker.address();
+        format!("{{mqtt: {{broker: \"{address}\", topic: numbers, client_id: {name}}}}}")
+    };
+    let text = format!(
+        "name: flow
+pipelines:
+  to_jsonl:
+    source: {}
+    stages: [{{store: jsonl}}]
+  to_sqlite:
+    source: {}
+    stages: [{{store: {{sqlite: {{path: data/numbers.db, table: rows}}}}}}]
+  by_python:
+    source: {}
+    stages:
+      - core_logic: {{python: \"logic.py:same\"}}
+      - store: jsonl
+  poll:
+    every: 100ms
+    stages:
+      - http: \"{}\"
+      - store: json
+",
+        source("to_jsonl"),
+        source("to_sqlite"),
+        source("by_python"),
+        peer.url("/"),
+    );
+    test.file("flow.yaml", &text);
+    test
+}
+
+fn sinks(test: &FlowTest) -> [(&'static str, &'static str, PathBuf); 3] {
+    [
+        (
+            "to_jsonl",
+            "jsonl",
+            test.path("data/jsonl_in_to_jsonl.jsonl"),
+        ),
+        ("to_sqlite", "sqlite", test.path("data/numbers.db")),
+        (
+            "by_python",
+            "jsonl",
+            test.path("data/jsonl_in_by_python.jsonl"),
+        ),
+    ]
+}
+
+fn numbers(rows: &[Value]) -> Vec<u64> {
+    rows.iter().map(|row| row["n"].as_u64().unwrap()).collect()
+}
+
+/// Kills it so often; gives the ledger and the stored numbers of each sink.
+fn kill(kills: usize, chance: &mut Chance) -> (Ledger, Vec<(&'static str, Vec<u64>)>) {
+    let mut broker = Mosquitto::with()
+        .persistent()
+        .line("autosave_on_changes false") // it is stopped in good order, and saves then
+        .max_queued_messages(0)
+        .start();
+    for client in ["to_jsonl", "to_sqlite", "by_python"] {
+        broker.hold_session(client, "numbers");
+    }
+    let (peer, asked) = (HttpPeer::start(), Arc::new(AtomicU64::new(0)));
+    peer.on_request("/", {
+        let asked = Arc::clone(&asked);
+        move |_| Reply::json(json!([{"n": asked.fetch_add(1, Ordering::SeqCst)}]))
+    });
+    let test = service(&broker, &peer);
+    let publisher = Publisher::start(broker.port(), "numbers", chance.clone());
+    for kill in 1..=kills {
+        let running = test.spawn(["run", "flow.yaml"]);
+        let most = if kill % 4 == 0 { LONG_LIFE } else { LIFE };
+        thread::sleep(Duration::from_millis(chance.below(most) as u64));
+        if kill % RESTART_EACH == 0 {
+            broker.restart();
+            thread::sleep(Duration::from_millis(chance.below(LIFE) as u64));
+        }
+        running.signal(Signal::Kill);
+        let life = running.wait(SOON);
+        assert!(
+            life.code == 137 && !life.stderr.contains("panicked"),
+            "{life:?}"
+        );
+    }
+    let ledger = publisher.end();
+    // What the broker has taken last is stored last.
+    let last = *ledger.acked.last().unwrap();
+    let mut running = test.spawn(["run", "flow.yaml"]);
+    for (_, kind, file) in sinks(&test) {
+        running.wait_until(6 * SOON, || {
+            let stored = rows(kind, &file);
+            stored.is_ok_and(|rows| rows.iter().rev().any(|row| row["n"] == last))
+        });
+    }
+    running.signal(Signal::Term);
+    running.wait(SOON).assert_code(0);
+    check_database(&test.path(".wiredflow/state.db"));
+    check_database(&test.path("data/numbers.db"));
+    let polled = numbers(&rows("json", &test.path("data/json_in_poll.json")).unwrap());
+    assert!(
+        polled.is_sorted_by(|one, next| one < next),
+        "an answer is stored once: {polled:?}"
+    );
+    assert!(
+        polled.len() > kills / 4,
+        "the poll goes on beside it: {polled:?}"
+    );
+    let stored =
+        sinks(&test).map(|(name, kind, file)| (name, numbers(&rows(kind, &file).unwrap())));
+    (ledger, stored.into())
+}
+
+#[test]
+fn a1_a2_a3_c1_kills_at_any_moment_lose_nothing_that_the_broker_has_taken() {
+    let kills = if soaking() { 1_000 } else { 40 };
+    let mut chance = Chance::new();
+    let (ledger, stored) = kill(kills, &mut chance);
+    let messages = ledger.acked.len();
+    assert!(messages > 10 * kills, "only {messages} messages");
+    for (sink, numbers) in stored {
+        let duplicates = ledger.duplicates_in(sink, numbers);
+        tell(&format!(
+            "{sink}: {kills} kills, {messages} messages, 0 lost, {duplicates} stored twice"
+        ));
+        let (_, most) = MOST_DUPLICATES
+            .iter()
+            .find(|(name, _)| *name == sink)
+            .unwrap();
+        assert!(
+            duplicates <= most * kills,
+            "{sink}: {duplicates} duplicates"
+        );
+    }
+}
