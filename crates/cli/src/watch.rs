@@ -73,6 +73,10 @@ impl<'a> Watch<'a> {
 
     fn judge(&self) -> Option<Plan> {
         let name = self.file.display();
+        if !self.file.exists() {
+            tracing::error!("`{name}` is gone: the flow goes on as it was until it is back");
+            return None;
+        }
         let refused = |reason: &str| {
             tracing::error!("`{name}` has changed, but {reason}: the flow goes on as it was");
         };

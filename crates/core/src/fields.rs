@@ -208,6 +208,19 @@ macro_rules! config {
                 let short = <Self as $crate::fields::Config>::SHORT;
                 let fields = <Self as $crate::fields::Config>::fields();
                 let node = $crate::fields::widen(node, short);
+                let fits = [$( (
+                    $crate::fields::plain(stringify!($field)),
+                    $crate::fields::fits::<$type> as $crate::fields::Fits,
+                ) ),*];
+                if let Some(help) = $crate::fields::written_out(&node, &fits) {
+                    let message = format!(
+                        "expected {}, found {}",
+                        $crate::fields::a_map_with(&fields),
+                        node.noun()
+                    );
+                    reading.error_with_help(node.span, message, help);
+                    return None;
+                }
                 let entries = reading.entries(&node, &fields, &$crate::fields::a_map_with(&fields))?;
                 $( let $field = $crate::fields::read_field::<$type>(
                     &node, entries, $crate::fields::plain(stringify!($field)), $crate::config!(@default $($default)?), reading,
@@ -287,6 +300,27 @@ pub fn widen<'n>(node: &'n Node, short: Option<&str>) -> std::borrow::Cow<'n, No
             std::borrow::Cow::Owned(Node::new(NodeKind::Map(vec![entry])).at(node.span))
         }
     }
+}
+
+/// Whether a value can stand in a field; see [`fits`].
+pub type Fits = fn(&Node) -> bool;
+
+/// What a bare value would be as a map, where one is expected: `retry: 3` as `{attempts: 3}`. The first field that
+/// can hold it is meant. Text from outside the file is not shown.
+pub fn written_out(node: &Node, fields: &[(&str, Fits)]) -> Option<String> {
+    let value = match &node.kind {
+        NodeKind::Bool(_) | NodeKind::Number(_) | NodeKind::Text(_) => crate::yaml::write(node),
+        NodeKind::Filled(_) => "…".to_owned(),
+        NodeKind::Null | NodeKind::List(_) | NodeKind::Map(_) => return None,
+    };
+    let value = value.trim_end();
+    let (field, _) = fields.iter().find(|(_, fits)| fits(node))?;
+    Some(format!("write `{{{field}: {value}}}`"))
+}
+
+/// Whether a value can stand in a field of a type, if not any value can.
+pub fn fits<T: FromNode>(node: &Node) -> bool {
+    T::EXPECTS != Node::EXPECTS && T::from_node(node, &mut Reading::default()).is_some()
 }
 
 /// Reads one field of a map: what is written, else the default, else what its type says of absence.

@@ -1,8 +1,10 @@
 //! Counters and clocks of a running flow: the only place that counts.
 
+pub(crate) mod repeats;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -217,7 +219,14 @@ pub struct PipelineMeter {
     pub restarts: AtomicU64,
     /// Ticks that came while the last delivery still ran.
     pub ticks_skipped: AtomicU64,
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<LastError>,
+}
+
+/// The newest error of a pipeline, and how many there were.
+#[derive(Debug, Default)]
+struct LastError {
+    number: u64,
+    message: Option<String>,
 }
 
 impl PipelineMeter {
@@ -235,10 +244,26 @@ impl PipelineMeter {
 
     /// Keeps the newest error's words.
     pub fn error(&self, message: &str) {
-        *self
-            .last_error
+        let mut last = self.last_error();
+        last.number += 1;
+        last.message = Some(message.to_owned());
+    }
+
+    /// How many errors there were.
+    pub(crate) fn errors(&self) -> u64 {
+        self.last_error().number
+    }
+
+    /// The newest error's words, if it came after so many.
+    pub(crate) fn error_after(&self, errors: u64) -> Option<String> {
+        let last = self.last_error();
+        last.message.clone().filter(|_| last.number > errors)
+    }
+
+    fn last_error(&self) -> MutexGuard<'_, LastError> {
+        self.last_error
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(message.to_owned());
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self, stages: &[Arc<StageMeter>]) -> PipelineReport {
@@ -259,11 +284,7 @@ impl PipelineMeter {
                 .sum(),
             restarts: count(&self.restarts),
             ticks_skipped: count(&self.ticks_skipped),
-            last_error: self
-                .last_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            last_error: self.last_error().message.clone(),
         }
     }
 }

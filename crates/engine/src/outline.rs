@@ -10,6 +10,7 @@ use wiredflow_core::units::format_duration;
 
 use crate::check::storages;
 use crate::logic::LANGUAGES;
+use crate::sql::words::words;
 
 /// The keys that say best what a component is about, the first that is there goes in.
 const TELLING: [&str; 7] = [
@@ -148,9 +149,7 @@ fn reads(stage: &StageConfig, storage: &str, folder: &Path) -> bool {
         .entry("sql")
         .and_then(|entry| entry.value.as_text());
     if let Some(sql) = sql {
-        let mut words =
-            sql.split(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '-');
-        return words.any(|word| word == storage);
+        return words(sql).contains(&storage.to_lowercase());
     }
     let python = stage.config.entry("python");
     let Some((file, function)) = python
@@ -241,8 +240,11 @@ fn about(node: &Node) -> String {
         let words = words.iter().filter_map(Node::as_text);
         Some(words.collect::<Vec<_>>().join(" "))
     };
+    // Where a webhook listens: `127.0.0.1:9000/readings`.
+    let address = || Some(text("listen")? + &text("path").unwrap_or_default());
     let mut words = function
         .or_else(program)
+        .or_else(address)
         .or_else(telling)
         .unwrap_or_default();
     for key in ["topic", "topics"] {
@@ -308,9 +310,12 @@ pipelines:
     stages:
       - core_logic: {python: "logic.py:work"}
       - load: kept
-      - core_logic: {sql: "select * from heard"}
+      - core_logic: {sql: "SELECT * FROM \"Heard\" -- not kept"}
       - core_logic: {program: [sort, -n]}
       - send: {mqtt: {broker: "b:1883", topic: t}, field: x}
+  called:
+    source: {webhook: {listen: "127.0.0.1:9000", path: /in}}
+    stages: [{configuration: {sql: "select max(id) from kept"}}]
 "#;
 
     #[test]
@@ -339,7 +344,8 @@ pipelines:
             [
                 "every 10s: fetch https://host:1/x?y=1, store json data, store_2 kept",
                 "mqtt b:1883 a b/+: store sqlite",
-                "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, core_logic_2 select * from heard, core_logic_3 sort -n, send mqtt b:1883 t",
+                "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, core_logic_2 SELECT * FROM \"Heard\" -- not kept, core_logic_3 sort -n, send mqtt b:1883 t",
+                "webhook 127.0.0.1:9000/in: configuration select max(id) from kept",
             ]
         );
         let place = |pipeline, stage| Place { pipeline, stage };
@@ -351,7 +357,7 @@ pipelines:
         assert_eq!(
             links,
             [
-                ("kept", vec![place(0, 2)], vec![place(2, 1)]),
+                ("kept", vec![place(0, 2)], vec![place(2, 1), place(3, 0)]),
                 ("polled", vec![place(0, 1)], vec![place(2, 0)]),
                 ("heard", vec![place(1, 0)], vec![place(2, 2)]),
             ]

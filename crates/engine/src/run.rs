@@ -30,6 +30,7 @@ use crate::clock::{Clock, Dice};
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
 use crate::observe::FlowMeter;
+use crate::observe::repeats::Repeats;
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
 use crate::state::{Past, State};
 use crate::storages::{Entrusted, Left, StorageHandles, Writers};
@@ -150,6 +151,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         folder: plan.folder.as_path().into(),
         state_folder: state_folder.as_path().into(),
         meters: FlowMeter::start(&plan.name, &names, &clock),
+        repeats: Repeats::new(&clock),
         first_round: FirstRound::of(ahead.map(|pipeline| Arc::clone(&pipeline.name))),
         clock,
         dice: options.dice.clone(),

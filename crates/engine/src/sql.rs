@@ -9,7 +9,7 @@ mod refused;
 mod session;
 mod tables;
 pub(crate) mod values;
-mod words;
+pub(crate) mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! BENCHMARKS.md: a head, and a part for each kind of measurement. Parts that were not measured
-//! stay as they are.
+//! BENCHMARKS.md: a head, and a part for each kind of measurement. Parts that were not measured stay as they are,
+//! and so does one that is written by hand.
 
 use super::machine;
 use crate::{Result, tree};
@@ -10,7 +10,7 @@ const HEAD: &str = "\
 # Benchmarks
 
 Written by `cargo xtask bench`, which builds everything, runs the tool and loops written by hand in turns on one machine,
-and replaces the parts that it has measured. Only ratios within one part mean something: another
+and replaces the parts that it has measured; *Peers* is written by hand. Only ratios within one part mean something: another
 machine, or the same one with other work to do, gives other figures.
 ";
 
@@ -56,6 +56,13 @@ fn joined(old: &str, new: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_is_as_it_would_be_written_and_a_part_written_by_hand_stays() {
+        let page = std::fs::read_to_string(tree::root().join(FILE)).unwrap();
+        assert!(page.contains("\n## Peers\n"));
+        assert_eq!(joined(&page, &[]), page);
+    }
 
     #[test]
     fn a_part_takes_the_place_of_its_older_self() {

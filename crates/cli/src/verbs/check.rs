@@ -12,8 +12,8 @@ use crate::tool::Tool;
 /// Tell all problems of a flow, with their places and what is possible
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Nothing is opened, connected or started. The exit code is 2 when there is an error; a warning is
-none.
+    after_help = "Nothing is opened or connected, and nothing of yours is run: Python files are only parsed, by the interpreter that
+will run them. The exit code is 2 when there is an error; a warning is none.
 
 Examples:
   wiredflow check flow.yaml

@@ -17,7 +17,7 @@ use crate::tool::Tool;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Nothing is opened or started. A Python function counts as a reader of the storages that its body takes
-by name, such as `db_connectors[\"numbers\"]`.
+by name, such as `db_connectors[\"numbers\"]`, and SQL of those that it mentions. What a program reads cannot be seen.
 
 Examples:
   wiredflow graph flow.yaml

@@ -92,7 +92,11 @@ fn table(runs: &[StoredRun]) -> Table {
             took.map(live::time).unwrap_or_default().into(),
             Cell::count(run.records_in),
             Cell::count(run.records_out),
-            run.error.as_deref().unwrap_or_default().into(),
+            run.error
+                .as_deref()
+                .and_then(|error| error.lines().next())
+                .unwrap_or_default()
+                .into(),
         ]);
     }
     table

@@ -2,10 +2,11 @@
 
 mod case;
 mod file;
+mod letters;
 mod pattern;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use wiredflow_core::fields::Reading;
 use wiredflow_core::problem::{Problem, any_error};
@@ -65,7 +66,7 @@ impl Test {
             Err(problem) => return self.wrong(tool, &source, &[*problem]),
         };
         let path = self.file_of_tests();
-        let text = flow_file::read(&path).map_err(|problem| no_tests(&path, &problem))?;
+        let text = flow_file::read(&path).map_err(|problem| self.no_tests(&problem))?;
         let tests = Source::file(path.display().to_string(), text.clone());
         let (cases, problems) = read(&text, &tree);
         let Some(cases) = cases.filter(|_| !any_error(&problems)) else {
@@ -132,6 +133,17 @@ impl Test {
         self.tests.clone().unwrap_or_else(beside)
     }
 
+    fn no_tests(&self, problem: &Problem) -> Failure {
+        let message = &problem.message;
+        Failure::wrong(match &self.tests {
+            Some(_) => message.clone(),
+            None => format!(
+                "{message}; the tests of a flow stand beside it: `wiredflow test --help` shows one, `wiredflow init DIR` \
+                 writes one, `--tests` names another file"
+            ),
+        })
+    }
+
     /// Tells the problems of a file.
     fn wrong(&self, tool: &Tool, source: &Source, problems: &[Problem]) -> Outcome {
         let mut report = source.report(problems, tool.screen.err().paint);
@@ -158,13 +170,4 @@ fn read(text: &str, tree: &Tree) -> (Option<Vec<Case>>, Vec<Problem>) {
     let mut reading = Reading::default();
     let cases = file::read(&node, tree, &mut reading);
     (cases, reading.into_problems())
-}
-
-fn no_tests(path: &Path, problem: &Problem) -> Failure {
-    Failure::wrong(format!(
-        "{}; the tests of a flow stand beside it: `wiredflow test --help` shows one, `wiredflow init DIR` writes one, \
-         `--tests` names another than `{}`",
-        problem.message,
-        path.display()
-    ))
 }

@@ -265,3 +265,28 @@ sub/flow.yaml has 1 error
         )
     );
 }
+
+#[test]
+fn short_forms_that_are_none_and_a_file_without_a_function_say_what_to_write() {
+    let test = tool();
+    test.file("logic.py", "def sort(relevant_info=None):\n    return _own()\n\ndef _own():\n    pass\n\nasync def add():\n    pass\n");
+    test.file(
+        "flow.yaml",
+        "pipelines:\n  p:\n    once: true\n    stages:\n      - core_logic: {python: logic.py}\n        retry: 3\n        \
+         batch: 64\n        rate_limit: 5\n      - store: sqlite\n",
+    );
+    let checked = test.run(["check", "flow.yaml"]);
+    for part in [
+        "`logic.py` names no function",
+        "possible: `logic.py:sort`, `logic.py:add`\n",
+        "write `{attempts: 3}`",
+        "write `{max: 64}`",
+        "write `{per_second: 5}`",
+    ] {
+        assert!(
+            checked.assert_code(2).stdout.contains(part),
+            "{part}\nnot in\n{}",
+            checked.stdout
+        );
+    }
+}

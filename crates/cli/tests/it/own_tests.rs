@@ -274,7 +274,8 @@ cases:
     let missing = test.run(["test", "flow.yaml", "--tests", "none.yaml"]);
     missing.assert_code(2);
     assert!(
-        missing.stderr.contains("cannot read `none.yaml`"),
+        missing.stderr.contains("cannot read `none.yaml`")
+            && missing.stderr.matches("none.yaml").count() == 1,
         "{}",
         missing.stderr
     );

@@ -37,8 +37,8 @@ fn a_demo_says_at_once_what_there_is_and_at_the_end_what_was_stored_and_sent() {
             .env("TMPDIR", temporary.to_str().unwrap())
             .env("WIREDFLOW_PYTHON", python);
         let running = test.spawn(["demo", "--for", "5s"]);
-        running.stdout_contains("all of it runs in this process", Duration::from_secs(2));
-        running.stdout_contains("is the flow;", Duration::from_secs(2));
+        running.stdout_contains("all of it runs in this process", SOON);
+        running.stdout_contains("is the flow;", SOON);
         let ended = running.wait(SOON);
         ended.assert_code(0);
         for part in [

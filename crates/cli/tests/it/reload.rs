@@ -178,3 +178,37 @@ fn a_flow_that_has_ended_waits_for_a_change_and_a_signal_ends_it() {
     let refused = test.run(["run", "flow.yaml", "--watch", "--once"]);
     refused.assert_code(2);
 }
+
+#[test]
+fn a_flow_file_that_is_gone_is_waited_for() {
+    let test = tool();
+    let flow = |field: &str| {
+        format!(
+            "pipelines:\n  p:\n    every: 100ms\n    stages:\n      - core_logic: {{python: \"logic.py:give\", params: \
+             {{field: {field}}}}}\n      - store: {{jsonl: {{folder: data}}}}\n"
+        )
+    };
+    test.file(
+        "logic.py",
+        "def give(field, **params):\n    return {field: 1}\n",
+    );
+    test.file("flow.yaml", &flow("before"));
+    let mut running = test.spawn(["run", "flow.yaml", "--watch"]);
+    let stored = test.path("data/jsonl_in_p.jsonl");
+    let has = |field: &str| std::fs::read_to_string(&stored).is_ok_and(|text| text.contains(field));
+    running.wait_until(SOON, || has("before"));
+    std::fs::remove_file(test.path("flow.yaml")).unwrap();
+    running.stderr_contains(
+        "`flow.yaml` is gone: the flow goes on as it was until it is back",
+        SOON,
+    );
+    test.file("flow.yaml", &flow("behind"));
+    running.wait_until(SOON, || has("behind"));
+    running.signal(Signal::Int);
+    let ended = running.wait(SOON);
+    assert!(
+        !ended.assert_code(0).stderr.contains("wiredflow init"),
+        "{}",
+        ended.stderr
+    );
+}

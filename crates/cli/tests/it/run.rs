@@ -37,14 +37,14 @@ fn counting(test: &FlowTest) {
 fn a_run_for_a_time_ends_well_and_gives_one_document() {
     let test = tool();
     counting(&test);
-    let ran = test.run(["run", "flow.yaml", "--for", "2s", "--json"]);
+    let ran = test.run(["run", "flow.yaml", "--for", "6s", "--json"]);
     ran.assert_code(0);
     let document = ran.json();
     assert_eq!(
         (&document["flow"], &document["ok"]),
         (&"counting".into(), &true.into())
     );
-    assert!(document["seconds"].as_f64().unwrap() >= 2.0);
+    assert!(document["seconds"].as_f64().unwrap() >= 6.0);
     let count = &document["pipelines"]["count"];
     let committed = count["deliveries"]["committed"].as_u64().unwrap();
     assert!(committed >= 1, "{document}");
@@ -90,6 +90,105 @@ fn without_json_a_run_ends_with_one_line_and_quietly_with_none() {
     let quiet = test.run(["run", "flow.yaml", "--once", "--pipeline", "count", "-q"]);
     quiet.assert_code(0);
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+}
+
+#[test]
+fn a_function_that_fails_on_every_record_is_told_once_and_counted() {
+    const RECORDS: u64 = 80;
+    let test = tool();
+    test.file(
+        "logic.py",
+        &format!(
+            "def many(relevant_info=None, **params):\n    for number in range({RECORDS}):\n        yield {{'number': \
+             number}}\n\ndef fail(relevant_info=None, **params):\n    raise ValueError('no good')\n"
+        ),
+    );
+    test.file(
+        "flow.yaml",
+        "pipelines:\n  p:\n    once: true\n    stages:\n      - core_logic: {python: \"logic.py:many\"}\n      - \
+         core_logic: {python: \"logic.py:fail\"}\n        name: work\n        retry: {attempts: 2, backoff: 10ms}\n        \
+         on_error: dead_letter\n      - store: {jsonl: {folder: data}}\n",
+    );
+    let ran = test.run(["run", "flow.yaml", "--for", "10m"]);
+    ran.assert_code(0);
+    // A slow machine may see the end of a minute, after which the first is told whole again.
+    let lines = |part: &'static str| ran.stderr.lines().filter(move |line| line.contains(part));
+    let counted = |what: &'static str| -> u64 {
+        let number = |line: &str| {
+            let (_, rest) = line.split_once("and ").unwrap();
+            let (number, _) = rest.split_once(" more of the same in the last ").unwrap();
+            number.parse::<u64>().unwrap()
+        };
+        lines(what)
+            .filter(|line| line.contains(" more of the same in the last "))
+            .map(number)
+            .sum()
+    };
+    let whole = lines("p/work to the dead letters: ValueError: no good").count() as u64;
+    assert_eq!(
+        whole + counted("to the dead letters: ValueError: no good"),
+        RECORDS,
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        lines("Traceback (most recent call last)").count() as u64,
+        whole
+    );
+    let retried = lines("p/work wait=").count() as u64;
+    assert_eq!(
+        retried + counted("trying again, attempt 1: ValueError: no good"),
+        RECORDS,
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.lines().count() < RECORDS as usize / 2,
+        "{}",
+        ran.stderr
+    );
+    // Nothing is hidden where it is kept.
+    let letters = test
+        .run([
+            "dead-letters",
+            "list",
+            "flow.yaml",
+            "--last",
+            "1000",
+            "--json",
+        ])
+        .json();
+    assert_eq!(
+        letters["dead_letters"].as_array().unwrap().len() as u64,
+        RECORDS
+    );
+    let each = test.run(["run", "flow.yaml", "--once", "--log-level", "debug"]);
+    assert_eq!(
+        each.stderr
+            .matches("p/work to the dead letters: ValueError: no good")
+            .count() as u64,
+        RECORDS
+    );
+}
+
+#[test]
+fn a_record_that_a_storage_refuses_is_shown_with_the_way_to_go_on() {
+    let test = tool();
+    test.file(
+        "logic.py",
+        "def give(**params):\n    return [{'id': 1}, {'a': 'x'}]\n",
+    );
+    test.file(
+        "flow.yaml",
+        "pipelines:\n  p:\n    once: true\n    stages:\n      - core_logic: {python: \"logic.py:give\"}\n      - store: \
+         {sqlite: {path: data.db}, key: id}\n",
+    );
+    let ran = test.run(["run", "flow.yaml", "--once"]);
+    let said = "its key `id` is missing or null in the record {\"a\":\"x\"}; with `on_error: dead_letter` at the stage";
+    assert!(ran.assert_code(1).stderr.contains(said), "{}", ran.stderr);
+    let runs = test.run(["runs", "flow.yaml", "--json"]).json();
+    let error = runs["runs"][0]["error"].as_str().unwrap();
+    assert!(error.starts_with("its key `id` is missing"), "{error}");
 }
 
 #[test]

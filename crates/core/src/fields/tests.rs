@@ -59,6 +59,52 @@ fn defaults_and_the_short_form_fill_the_rest() {
 }
 
 #[test]
+fn a_bare_value_in_a_maps_place_is_shown_written_out() {
+    config! {
+        /// Without a short form.
+        struct Long {
+            /// A time.
+            timeout: Option<Duration>,
+            /// A word.
+            volume: Option<Volume>,
+            /// A number.
+            port: Option<u16>,
+            /// Any text.
+            name: Option<String>,
+        }
+    }
+    let help = |text: &str| {
+        let mut reading = Reading::default();
+        let mut node = yaml::parse(&format!("a: {text}")).unwrap();
+        if text == "filled" {
+            node = Node::new(NodeKind::Filled("hidden".to_owned()));
+        } else {
+            node = node.entry("a").unwrap().value.clone();
+        }
+        assert_eq!(Long::from_node(&node, &mut reading), None);
+        let problem = reading.into_problems().remove(0);
+        assert!(
+            problem
+                .message
+                .starts_with("expected a map such as {`timeout: …`")
+        );
+        problem.help
+    };
+    for (text, expected) in [
+        ("5", "write `{port: 5}`"),
+        ("99999", "write `{name: 99999}`"),
+        ("5s", "write `{timeout: 5s}`"),
+        ("high", "write `{volume: high}`"),
+        ("'a: b'", "write `{name: 'a: b'}`"),
+        ("filled", "write `{name: …}`"),
+    ] {
+        assert_eq!(help(text).unwrap().replace('"', "'"), expected);
+    }
+    assert_eq!(help("true"), None);
+    assert_eq!(help("[1]"), None);
+}
+
+#[test]
 fn e12_all_problems_are_told_at_once_with_place_and_nearest_word() {
     let (sample, problems) =
         read("timeot: 5s\nvolume: hihg\nport: 99999\nport: x\ntimeout: 5 parsecs\n");

@@ -161,8 +161,17 @@ fn query(sql: &str, role: Role, span: Span, cx: &mut CheckCx<'_>) -> Option<Quer
 /// Looks whether the file is there and mentions the function; its code is not run.
 fn check_python(source: &str, span: Span, cx: &mut CheckCx<'_>) {
     let Some((file, name)) = source.rsplit_once(':') else {
-        cx.reading
-            .error(span, format!("`{source}` is no `file.py:name`"));
+        let text = std::fs::read_to_string(cx.folder.join(source)).unwrap_or_default();
+        let public = defined(&text).filter(|name| !name.starts_with('_'));
+        let functions: Vec<String> = public.map(|name| format!("`{source}:{name}`")).collect();
+        let message = format!("`{source}` names no function: it is written `file.py:name`");
+        match functions.is_empty() {
+            true => cx.reading.error(span, message),
+            false => {
+                let help = format!("possible: {}", functions.join(", "));
+                cx.reading.error_with_help(span, message, help);
+            }
+        }
         return;
     };
     let path = cx.folder.join(file);
@@ -173,12 +182,17 @@ fn check_python(source: &str, span: Span, cx: &mut CheckCx<'_>) {
         );
         return;
     };
-    let defined: Vec<&str> = text.lines().filter_map(defined_name).collect();
+    let defined: Vec<&str> = defined(&text).collect();
     if !defined.contains(&name) && !name.split('.').all(|part| text.contains(part)) {
         let message = format!("`{file}` defines no `{name}`");
         cx.reading
             .error_with_help(span, message, possible(name, defined));
     }
+}
+
+/// The functions that stand at the top level of a file.
+fn defined(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(defined_name)
 }
 
 fn defined_name(line: &str) -> Option<&str> {

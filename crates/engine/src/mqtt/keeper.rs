@@ -15,12 +15,12 @@ use wiredflow_core::{Error, ErrorKind, Result};
 use super::access::Settings;
 use super::link::{Connected, Link, NoLink, connect};
 use super::packets::{Bye, Garbled, Packet, Version, Welcome, write_ping};
-use super::rest::Rest;
 use super::tls;
 use crate::clock::{Clock, Dice};
 
-/// The pause before the first attempt to connect again, which doubles up to the second figure.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// The time from one attempt to connect to the next, which doubles up to the second figure: a broker that is back
+/// is found within that.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
 
 /// How long the end of a connection may take: the last acknowledgements are on their way.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
@@ -55,12 +55,6 @@ pub(super) trait Role: Send + 'static {
     /// Whether more may be read now.
     fn may_read(&self) -> bool {
         true
-    }
-
-    /// Whether what comes may lie for a moment, to be read together with what follows: where nobody waits
-    /// for our word.
-    fn may_rest(&self) -> bool {
-        false
     }
 
     /// The broker said something.
@@ -174,6 +168,7 @@ impl<R: Role> Keeping<R> {
     async fn run(mut self) {
         let mut away = false;
         loop {
+            let mut since = self.clock.monotonic();
             let role = &mut self.role;
             let attempt = reach(&self.settings, &mut self.agreed, &self.clock);
             let attempt = tokio::select! {
@@ -198,6 +193,7 @@ impl<R: Role> Keeping<R> {
                     match end.await {
                         End::Gone => return link.finish(&self.clock, GOODBYE_WITHIN).await,
                         End::Lost(error, again) => {
+                            since = self.clock.monotonic();
                             // A broker that lets another client of our name in finishes its packet; a line is
                             // cut where it is.
                             let again = match again {
@@ -222,7 +218,7 @@ impl<R: Role> Keeping<R> {
             }
             away = true;
             self.role.lost(&error);
-            if self.pause().await.is_ready() {
+            if self.pause(since).await.is_ready() {
                 return;
             }
         }
@@ -258,10 +254,12 @@ impl<R: Role> Keeping<R> {
         })
     }
 
-    /// Waits before the next attempt, half of it by chance. Ready when the owner has gone.
-    async fn pause(&mut self) -> Poll<()> {
+    /// Waits before the next attempt, half of it by chance; what the last one took (since then) is a part of it.
+    /// Ready when the owner has gone.
+    async fn pause(&mut self, since: Instant) -> Poll<()> {
         let half = self.pause / 2;
-        let wait = self.clock.sleep(half + self.dice.up_to(half));
+        let wait = half + self.dice.up_to(half);
+        let wait = self.clock.sleep_until(since + wait);
         self.pause = (self.pause * 2).min(BACKOFF.1);
         let role = &mut self.role;
         tokio::select! {
@@ -334,7 +332,6 @@ async fn converse(
     let mut tick = pin!(clock.sleep(keep_alive / 2));
     // Whether the broker was heard since the last tick; a time in which we did not listen counts as well.
     let mut heard = true;
-    let mut rest = Rest::default();
     poll_fn(|cx| {
         loop {
             let gone = role.poll_write(version, &mut link.outbox, cx).is_ready();
@@ -359,24 +356,14 @@ async fn converse(
                 heard = true;
                 return Poll::Pending;
             }
-            if role.may_rest()
-                && !link.is_mid_packet()
-                && let Some(rest) = rest.due(clock.monotonic())
-            {
-                clock.hold(rest);
-            }
             match link.poll_fill(cx) {
-                Poll::Pending => {
-                    rest.waits();
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(broken(&error)),
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(lost("the broker hung up", Again::Perhaps));
                 }
                 Poll::Ready(Ok(_)) => heard = true,
             }
-            rest.has_read(clock.monotonic());
             if let Some(end) = read(link, role) {
                 return Poll::Ready(end);
             }

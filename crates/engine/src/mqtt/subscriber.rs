@@ -160,10 +160,6 @@ impl Role for Subscriber {
         self.room
     }
 
-    fn may_rest(&self) -> bool {
-        self.qos == Qos::AtMostOnce
-    }
-
     fn read(&mut self, packet: Packet) -> Result<()> {
         match packet {
             Packet::Message(message) => {

@@ -152,7 +152,7 @@ impl Book {
         };
         if let (Outcome::Lost, Some(reason)) = (settled.outcome, run.overdue) {
             settled.outcome = Outcome::Failed;
-            settled.reason.get_or_insert(reason);
+            settled.reason = Some(reason);
         }
         self.shared.finish_run(run.run, &settled);
         settled.outcome

@@ -135,6 +135,7 @@ impl Running {
             }
         }
         shared.records.finished().await;
+        shared.repeats.say();
         let report = shared.report();
         let outcome = if report.ok {
             SessionOutcome::Ended

@@ -11,13 +11,13 @@ use wiredflow_core::delivery::Parcel;
 use wiredflow_core::stage::{AnySource, AnyStage};
 use wiredflow_core::{Error, ErrorKind, Result};
 
-use crate::observe::StageMeter;
+use crate::observe::{StageMeter, repeats};
 use crate::plan::{PipelinePlan, TriggerPlan};
 use crate::resources::Resources;
 use crate::tasks::Tasks;
 
 use super::book::Book;
-use super::policy::{BACKOFF, backoff};
+use super::policy::{BACKOFF, REOPEN, backoff};
 use super::port::{Exit, QUEUE};
 use super::queue::{Intake, announcements, forward};
 use super::source::Settler;
@@ -66,15 +66,25 @@ pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shar
             failures = 0;
         }
         failures += 1;
-        let wait = backoff(failures, BACKOFF.0, BACKOFF.1, &shared.dice);
+        let (first, max) = match end {
+            End::Away(_) => REOPEN,
+            End::Finished | End::Failed(_) => BACKOFF,
+        };
+        let wait = backoff(failures, first, max, &shared.dice);
         let restarts = match end {
             End::Finished => break,
             End::Away(error) => {
                 meter.error(error.message());
-                tracing::warn!(
-                    pipeline = %plan.name,
-                    wait = %wiredflow_core::units::format_duration(wait),
-                    "{}; opening it again", error.message(),
+                let source = match &plan.trigger {
+                    TriggerPlan::Source { kind, .. } => kind.as_str().into(),
+                    TriggerPlan::Schedule(..) | TriggerPlan::Once => "source".into(),
+                };
+                tell_wait(
+                    &shared,
+                    (&plan.name, &source),
+                    "opening it again",
+                    &error,
+                    (failures, wait),
                 );
                 0
             }
@@ -144,7 +154,7 @@ async fn open(
             ..resources.clone()
         };
         let open = || (stage.open.0)(resources.clone());
-        match patiently(pipeline, &stage.name, open).await? {
+        match patiently(pipeline, Arc::clone(&stage.name), open).await? {
             Some(stage) => stages.push(stage),
             None => return Ok(None),
         }
@@ -156,14 +166,17 @@ async fn open(
         stage: kind.as_str().into(),
         ..resources.clone()
     };
-    let source = patiently(pipeline, kind, || (open.0)(resources.clone())).await?;
+    let source = patiently(pipeline, kind.as_str().into(), || {
+        (open.0)(resources.clone())
+    })
+    .await?;
     Ok(source.map(|source| (stages, Some(Arc::from(source)))))
 }
 
 /// Opens a component, again and again while its peer is away. `None`: the flow ended meanwhile.
 async fn patiently<T>(
     pipeline: &PipelineShared,
-    name: &str,
+    name: Arc<str>,
     open: impl Fn() -> wiredflow_core::stage::BoxFuture<'static, Result<T>>,
 ) -> Result<Option<T>> {
     let shared = &pipeline.shared;
@@ -182,21 +195,45 @@ async fn patiently<T>(
             return Err(error.context(format!("`{name}`")));
         }
         pipeline.meter.error(error.message());
-        let wait = backoff(failure, BACKOFF.0, BACKOFF.1, &shared.dice);
-        if failure.is_power_of_two() {
-            tracing::warn!(
-                pipeline = %pipeline.name,
-                stage = name,
-                wait = %wiredflow_core::units::format_duration(wait),
-                "cannot open: {}; trying again", error.message(),
-            );
-        }
+        let wait = backoff(failure, REOPEN.0, REOPEN.1, &shared.dice);
+        let place = (&pipeline.name, &name);
+        tell_wait(
+            shared,
+            place,
+            "cannot open; trying again",
+            &error,
+            (failure, wait),
+        );
         tokio::select! {
             () = pipeline.stopping.intake_over() => return Ok(None),
             () = shared.clock.sleep(wait) => {}
         }
     }
     Ok(None)
+}
+
+/// Says that something is away and will be tried again, unless that was said just now.
+fn tell_wait(
+    shared: &Arc<Shared>,
+    (pipeline, stage): (&Arc<str>, &Arc<str>),
+    what: &'static str,
+    error: &Error,
+    (attempt, wait): (u32, Duration),
+) {
+    let failure = repeats::Failure {
+        pipeline,
+        stage,
+        what,
+        kind: error.kind().word(),
+        message: error.message(),
+        attempt: Some(attempt),
+    };
+    let wait = wiredflow_core::units::format_duration(wait);
+    if shared.is_news(&failure) {
+        tracing::warn!(%pipeline, %stage, attempt, %wait, "{}; {what}", error.message());
+    } else {
+        tracing::debug!(%pipeline, %stage, attempt, %wait, "{}; {what}", error.message());
+    }
 }
 
 async fn run(

@@ -20,6 +20,10 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first wait for a peer that is away, and the longest.
 pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The waits before a pipeline, or its source, is opened again: nobody listens meanwhile, and what comes may be
+/// lost, so they stay short.
+pub(crate) const REOPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
+
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

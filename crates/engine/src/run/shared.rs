@@ -11,6 +11,7 @@ use wiredflow_core::{Error, ErrorKind, Result};
 use crate::clock::{Clock, Dice};
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
+use crate::observe::repeats::{self, Repeats};
 use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
 use crate::plan::TriggerPlan;
 use crate::state::{DeadLetter, RunEnd, RunId, RunOutcome, StateHandle};
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(super) storages: StorageHandles,
     pub(super) functions: Functions,
     pub(super) meters: FlowMeter,
+    /// What the log has said of late.
+    pub(super) repeats: Repeats,
     pub(super) first_round: FirstRound,
     pub(super) stopping: Stopping,
     /// All tasks of the run but `records`.
@@ -64,6 +67,24 @@ impl Shared {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         self.meters
             .report(failure.as_ref().map(|error| error.message().to_owned()))
+    }
+
+    /// Whether the log says this failure; if not, it is counted with its like, and the count is said within the
+    /// minute.
+    pub(super) fn is_news(self: &Arc<Self>, failure: &repeats::Failure<'_>) -> bool {
+        let noted = self.repeats.note(failure);
+        if noted.to_watch {
+            let shared = Arc::clone(self);
+            self.tasks.spawn("count repeated failures", async move {
+                loop {
+                    shared.clock.sleep(repeats::EACH).await;
+                    if !shared.repeats.say() {
+                        return;
+                    }
+                }
+            });
+        }
+        noted.is_news
     }
 
     /// Notes why the run is not ok; the first failure stands.

@@ -10,6 +10,7 @@ use wiredflow_core::delivery::{Delivery, Outcome, Parcel, Payload, Settle, Settl
 use wiredflow_core::stage::AnySource;
 use wiredflow_core::{Error, ErrorKind, Result, Value, json};
 
+use crate::observe::repeats;
 use crate::plan::TriggerPlan;
 use crate::state::{Body, DeadLetter};
 use crate::tasks::Tasks;
@@ -185,7 +186,19 @@ async fn set_aside(
         TriggerPlan::Schedule(..) | TriggerPlan::Once => "source",
     };
     pipeline.meter.error(&unreadable.reason);
-    tracing::warn!(pipeline = %pipeline.name, source = kind, "to the dead letters: {}", unreadable.reason);
+    let failure = repeats::Failure {
+        pipeline: &pipeline.name,
+        stage: &kind.into(),
+        what: "to the dead letters",
+        kind: ErrorKind::Data.word(),
+        message: &unreadable.reason,
+        attempt: None,
+    };
+    if pipeline.shared.is_news(&failure) {
+        tracing::warn!(pipeline = %pipeline.name, source = kind, "to the dead letters: {}", unreadable.reason);
+    } else {
+        tracing::debug!(pipeline = %pipeline.name, source = kind, "to the dead letters: {}", unreadable.reason);
+    }
     parcel.lineage.explain(&unreadable.reason.as_str().into());
     let letter = DeadLetter {
         pipeline: pipeline.name.to_string(),

@@ -12,7 +12,7 @@ use wiredflow_core::delivery::{Outcome, Parcel};
 use wiredflow_core::stage::AnyStage;
 use wiredflow_core::{Error, ErrorKind};
 
-use crate::observe::{ReplicaClock, StageMeter};
+use crate::observe::{ReplicaClock, StageMeter, repeats};
 use crate::plan::{StagePlan, TriggerPlan};
 
 use super::pace::Pace;
@@ -256,7 +256,11 @@ impl StageRun {
             charge.enter(Activity::Throttled);
             tokio::select! {
                 biased;
-                () = self.stopping().waits_over() => return Ended::GivenUp,
+                () = self.stopping().waits_over() => {
+                    let reason = format!("the run ended while it was tried again: {}", error.message());
+                    part.lineage.explain(&reason.into());
+                    return Ended::GivenUp;
+                }
                 () = self.shared().clock.sleep(wait) => {}
             }
             charge.enter(Activity::Overhead);
@@ -286,15 +290,28 @@ impl StageRun {
 
     fn tell_retry(&self, error: &Error, attempt: u32, wait: std::time::Duration) {
         self.pipeline.meter.error(error.message());
-        // The first failure is news, then each power of two: an outage of a day is no flood.
-        if attempt.is_power_of_two() {
-            tracing::warn!(
-                pipeline = %self.pipeline.name,
-                stage = %self.plan.name,
-                attempt,
-                wait = %wiredflow_core::units::format_duration(wait),
-                "{}; trying again", error.message(),
-            );
+        let failure = repeats::Failure {
+            attempt: Some(attempt),
+            ..self.failure("trying again", error)
+        };
+        let (pipeline, stage) = (&self.pipeline.name, &self.plan.name);
+        let wait = wiredflow_core::units::format_duration(wait);
+        if self.pipeline.shared.is_news(&failure) {
+            tracing::warn!(%pipeline, %stage, attempt, %wait, "{}; trying again", error.message());
+        } else {
+            tracing::debug!(%pipeline, %stage, attempt, %wait, "{}; trying again", error.message());
+        }
+    }
+
+    /// A failure as the log tells of it.
+    fn failure<'a>(&'a self, what: &'static str, error: &'a Error) -> repeats::Failure<'a> {
+        repeats::Failure {
+            pipeline: &self.pipeline.name,
+            stage: &self.plan.name,
+            what,
+            kind: error.kind().word(),
+            message: error.message(),
+            attempt: None,
         }
     }
 }

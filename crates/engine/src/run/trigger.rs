@@ -152,12 +152,17 @@ impl Trigger {
     /// Fails the pipeline when the delivery is still open after its time.
     fn watch(&self, id: u64, limit: Duration) {
         let (book, pipeline) = (Arc::clone(&self.book), Arc::clone(&self.pipeline));
+        let errors = pipeline.meter.errors();
         self.pipeline.tasks.spawn("delivery timeout", async move {
             tokio::select! {
                 () = book.settled_one(id) => {}
                 () = pipeline.shared.clock.sleep(limit) => {
                     let limit = wiredflow_core::units::format_duration(limit);
-                    let reason = format!("a delivery took longer than its `timeout` of {limit}");
+                    let mut reason = format!("a delivery took longer than its `timeout` of {limit}");
+                    // Most often it is what the attempts until now were about.
+                    if let Some(error) = pipeline.meter.error_after(errors) {
+                        reason = format!("{reason}; the last error: {error}");
+                    }
                     if book.overdue(id, &reason) {
                         pipeline.stopping.fail_at_once(Error::data(reason));
                     }

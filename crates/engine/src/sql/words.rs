@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// All words outside texts in quotes and comments, and all names in quotes, in small letters. Keywords are among
 /// them: they do no harm.
-pub(super) fn words(sql: &str) -> BTreeSet<String> {
+pub(crate) fn words(sql: &str) -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     let mut rest = sql.chars().peekable();
     while let Some(character) = rest.next() {

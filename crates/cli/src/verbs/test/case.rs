@@ -16,12 +16,13 @@ use wiredflow_engine::functions::Functions;
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, StoragePlan, TriggerPlan};
 use wiredflow_engine::run::RunOptions;
-use wiredflow_engine::state::{Body, Selection, StateReader, StoredDeadLetter};
+use wiredflow_engine::state::{Selection, StateReader, StoredDeadLetter};
 use wiredflow_engine::storages::Left;
 
 use crate::flow_file::Tree;
 
-use super::file::{Case, Letter};
+use super::file::Case;
+use super::letters::compare_letters;
 use super::pattern::{Difference, Pattern};
 
 /// How much of its own time a case without `for` has: then what still waits is waited for no longer.
@@ -341,54 +342,6 @@ fn compare_sent(case: &Case, seen: &Seen, differences: &mut Vec<Difference>) {
 
 fn path(what: &str, (pipeline, stage): &StageName) -> String {
     format!("{what}.{pipeline}.{stage}")
-}
-
-fn compare_letters(
-    expected: &[Letter],
-    got: &[StoredDeadLetter],
-    differences: &mut Vec<Difference>,
-) {
-    for index in 0..expected.len().max(got.len()) {
-        let path = format!("dead_letters[{index}]");
-        match (expected.get(index), got.get(index)) {
-            (Some(expected), Some(got)) => {
-                let fields = letter(expected);
-                Pattern::Object(fields, true).compare(&shown(got), &path, differences);
-            }
-            (expected, got) => differences.push(Difference {
-                path,
-                expected: expected.map(|expected| Pattern::Object(letter(expected), false).shown()),
-                got: got.map(shown),
-            }),
-        }
-    }
-}
-
-fn letter(letter: &Letter) -> Vec<(String, Pattern)> {
-    let exactly = |text: &String| Pattern::Exactly(text.as_str().into());
-    let fields = [
-        ("pipeline", letter.pipeline.as_ref().map(exactly)),
-        ("stage", letter.stage.as_ref().map(exactly)),
-        ("reason", letter.reason.clone().map(Pattern::Contains)),
-        ("payload", letter.payload.clone()),
-    ];
-    let given = fields
-        .into_iter()
-        .filter_map(|(name, pattern)| Some((name.to_owned(), pattern?)));
-    given.collect()
-}
-
-fn shown(letter: &StoredDeadLetter) -> Value {
-    let payload = match &letter.body {
-        Body::Json(value) => value.clone(),
-        Body::Bytes(bytes) => String::from_utf8_lossy(bytes).into(),
-    };
-    serde_json::json!({
-        "pipeline": letter.listed.pipeline,
-        "stage": letter.listed.stage,
-        "reason": letter.listed.reason,
-        "payload": payload,
-    })
 }
 
 /// Deliveries that were still on their way when their time was over.

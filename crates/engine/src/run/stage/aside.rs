@@ -1,7 +1,5 @@
 //! What becomes of records whose attempts are used up: failed, set aside, or passed over.
 
-use std::sync::Arc;
-
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::config::OnError;
 use wiredflow_core::delivery::{Outcome, Parcel};
@@ -11,6 +9,9 @@ use crate::observe::ReplicaClock;
 use crate::state::{Body, DeadLetter};
 
 use super::{Failure, StageRun};
+
+/// The most letters of a record that a message shows.
+const SHOWN: usize = 120;
 
 impl StageRun {
     /// Ends the flow: its file must be changed first.
@@ -33,9 +34,36 @@ impl StageRun {
             let value = part.batch.records()[index].value().clone();
             outcome = self.dead_letter(value, part, failure, charge).await;
         }
-        let reason: Arc<str> = failure.error.message().into();
-        part.take_out(index, outcome, &reason);
-        self.tell_end(&failure.error, outcome);
+        let error = match outcome {
+            Outcome::Failed => {
+                self.with_record(&failure.error, part.batch.records()[index].value())
+            }
+            _ => failure.error.clone(),
+        };
+        part.take_out(index, outcome, &error.message().into());
+        self.tell_end(&error, outcome);
+    }
+
+    /// An error that stops the pipeline for one record, with that record and the way to go on without it. Where it
+    /// is set aside, the dead letter has it.
+    fn with_record(&self, error: &Error, record: &Value) -> Error {
+        let record = self.shared().scrubber.scrub(&record.to_string());
+        let mut shown: String = record.chars().take(SHOWN).collect();
+        if shown.len() < record.len() {
+            shown.push('…');
+        }
+        let told = Error::new(
+            error.kind(),
+            format!(
+                "{} in the record {shown}; with `on_error: dead_letter` at the stage such records are set aside, \
+                 and the rest goes on",
+                error.message()
+            ),
+        );
+        match error.trace() {
+            Some(trace) => told.with_trace(trace),
+            None => told,
+        }
     }
 
     /// Does with a whole batch as `on_error` says.
@@ -72,7 +100,11 @@ impl StageRun {
             Outcome::Lost => "not kept, so it is not acknowledged",
             Outcome::Skipped | Outcome::Committed => "skipped",
         };
-        tracing::warn!(%pipeline, %stage, "{what}: {}", error.told());
+        if self.pipeline.shared.is_news(&self.failure(what, error)) {
+            tracing::warn!(%pipeline, %stage, "{what}: {}", error.told());
+        } else {
+            tracing::debug!(%pipeline, %stage, "{what}: {}", error.told());
+        }
     }
 
     fn located(&self, error: Error) -> Error {

@@ -1,17 +1,20 @@
 //! Attempts, back-off, and what becomes of records whose attempts are used up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use wiredflow_core::delivery::{Outcome, Payload};
 use wiredflow_core::{Error, ErrorKind};
-use wiredflow_engine::catalogue::Work;
+use wiredflow_engine::catalogue::{OpenSource, Work};
 use wiredflow_engine::observe::Deliveries;
+use wiredflow_engine::plan::TriggerPlan;
 use wiredflow_engine::state::Body;
 
 use super::bench::{Bench, Doing, Feed, Shelf, millis, replace, run_plan, within};
+use super::turned;
 
 /// A pipeline `p` that starts once.
 fn once(stages: &str) -> String {
@@ -392,4 +395,37 @@ fn an_unreadable_payload_is_a_dead_letter_and_the_stream_goes_on() {
     assert_eq!(letters[0].listed.stage, "feed");
     assert_eq!(letters[0].body, Body::Bytes("no json".into()));
     assert_eq!(report.pipelines["p"].records_in, 3);
+}
+
+#[test]
+fn c16_a_source_that_is_away_is_looked_for_every_few_seconds_however_long() {
+    let clock = turned::noon();
+    let bench = Bench::new();
+    let mut plan = bench.plan("pipelines: {p: {once: true, stages: [{core_logic: {rust: see}}]}}");
+    let feed = Feed::of([json!(1)]);
+    feed.feeds(&mut plan, 0);
+    let back = turned::time("2026-01-01T13:00:00Z");
+    let looked: Arc<Mutex<Vec<Timestamp>>> = Arc::default();
+    let TriggerPlan::Source { kind, open } = plan.pipelines[0].trigger.clone() else {
+        panic!("a source")
+    };
+    let (noted, by) = (Arc::clone(&looked), clock.clone());
+    let open = OpenSource(Arc::new(move |resources| {
+        noted.lock().unwrap().push(by.now());
+        if by.now() < back {
+            return Box::pin(async { Err(Error::remote("no broker")) });
+        }
+        (open.0)(resources)
+    }));
+    plan.pipelines[0].trigger = TriggerPlan::Source { kind, open };
+    let options = turned::by(&clock, turned::seconds(7200));
+    assert!(turned::play(&plan, &options).report.ok);
+    assert_eq!(bench.seen(), [json!(1)]);
+    let looked = looked.lock().unwrap();
+    let gaps = looked.windows(2).map(|two| two[1].duration_since(two[0]));
+    let longest = gaps.max().unwrap();
+    assert!(
+        looked.len() > 600 && longest.as_secs_f64() <= 4.0,
+        "{longest}"
+    );
 }

@@ -198,6 +198,31 @@ fn a_delivery_has_its_time_and_no_more() {
 }
 
 #[test]
+fn a_delivery_whose_time_is_up_says_what_its_attempts_were_about() {
+    let clock = noon();
+    let bench = Bench::new().with("fail", |_| Err(Error::remote("the peer is asleep")));
+    let text = "pipelines: {p: {once: true, timeout: 5s, stages: [{core_logic: {rust: fail}}]}}";
+    let report = bench.play(text, &clock, seconds(25));
+    let said =
+        "a delivery took longer than its `timeout` of 5s; the last error: the peer is asleep";
+    assert!(
+        report.error.as_deref().unwrap().contains(said),
+        "{report:?}"
+    );
+    assert_eq!(bench.runs()[0].error.as_deref(), Some(said));
+}
+
+#[test]
+fn a_run_whose_peer_is_away_at_the_end_says_so() {
+    let clock = noon();
+    let bench = Bench::new().with("fail", |_| Err(Error::remote("the peer is asleep")));
+    let text = "pipelines: {p: {once: true, stages: [{core_logic: {rust: fail}}]}}";
+    bench.play(text, &clock, seconds(25));
+    let said = "the run ended while it was tried again: the peer is asleep";
+    assert_eq!(bench.runs()[0].error.as_deref(), Some(said));
+}
+
+#[test]
 fn the_start_of_a_process_is_no_part_of_a_functions_time() {
     let bench = Bench::new();
     // The second process takes longer to load than a call may take.

@@ -184,3 +184,48 @@ async fn c16_a_flow_goes_on_where_it_was_when_its_broker_is_back() {
     assert!(report.ok, "{report:#?}");
     assert_eq!(stored(folder.path()).len(), 400);
 }
+
+/// How often a broker's log has this word about the source.
+fn said(mosquitto: &Mosquitto, what: &str) -> u64 {
+    let log = mosquitto.log();
+    let lines = log.lines();
+    lines
+        .filter(|line| line.contains(what) && line.contains("flow-numbers"))
+        .count() as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c16_a_flow_that_starts_before_its_broker_finds_it_and_finds_it_again() {
+    let mut mosquitto = Mosquitto::with().persistent().start();
+    mosquitto.stop();
+    let folder = tempfile::tempdir().unwrap();
+    let running = begin(
+        folder.path(),
+        &format!(
+            "pipelines:
+  numbers:
+    source: {{mqtt: {{broker: \"{0}\", topic: in}}}}
+    stages:
+      - store: {{jsonl: {{folder: data}}}}
+",
+            mosquitto.address()
+        ),
+    );
+    for number in 0..2_u64 {
+        // Long enough for several attempts.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        mosquitto.start_again();
+        wait_until(SOON, || {
+            let said = |what: &str, times: u64| said(&mosquitto, what) >= times;
+            // A session that goes on has its subscription, and needs no other.
+            said("Sending SUBACK", 1) && said("Sending CONNACK", number + 1)
+        });
+        mosquitto.publish("in", format!("{{\"n\": {number}}}"), 1);
+        // A broker that ends before it has read the acknowledgement sends the message again.
+        wait_until(SOON, || said(&mosquitto, "Received PUBACK") > number);
+        assert!(stored(folder.path()).contains_key(&number));
+        mosquitto.stop();
+    }
+    assert!(end(running).await.ok);
+    assert_eq!(stored(folder.path()), BTreeMap::from([(0, 1), (1, 1)]));
+}
