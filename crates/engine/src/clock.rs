@@ -113,6 +113,15 @@ impl Clock {
         }
     }
 
+    /// Holds the calling thread, which must be one of its own with nothing else to do. A paused clock
+    /// holds nobody.
+    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
+    pub fn hold(&self, duration: Duration) {
+        if self.paused.is_none() {
+            std::thread::sleep(duration);
+        }
+    }
+
     /// Says that something is done that takes real time, until the value is dropped: a paused clock is not
     /// turned meanwhile.
     pub fn working(&self) -> Working {

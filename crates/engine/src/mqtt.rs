@@ -26,6 +26,9 @@
 //! it drops what is larger than 1 MiB on MQTT 5, because we say so, and sends it on 3.1.1, where it
 //! becomes a dead letter without its payload.
 //!
+//! At QoS 0 many messages a second are read together, every two milliseconds ([`rest`]): a broker
+//! sends each by itself, and to be woken for each costs more than all else that is done with it.
+//!
 //! QoS 2 is QoS 1 with one step more ([`two_steps`]): what was acknowledged does not come again, not even when the
 //! acknowledgement was lost with its connection.
 
@@ -36,6 +39,7 @@ mod keeper;
 mod link;
 mod packets;
 pub(crate) mod publisher;
+mod rest;
 pub(crate) mod subscriber;
 pub(crate) mod tls;
 mod two_steps;

@@ -15,6 +15,7 @@ use wiredflow_core::{Error, ErrorKind, Result};
 use super::access::Settings;
 use super::link::{Connected, Link, NoLink, connect};
 use super::packets::{Bye, Garbled, Packet, Version, Welcome, write_ping};
+use super::rest::Rest;
 use super::tls;
 use crate::clock::{Clock, Dice};
 
@@ -55,6 +56,12 @@ pub(super) trait Role: Send + 'static {
     /// Whether more may be read now.
     fn may_read(&self) -> bool {
         true
+    }
+
+    /// Whether what comes may lie for a moment, to be read together with what follows: where nobody waits
+    /// for our word.
+    fn may_rest(&self) -> bool {
+        false
     }
 
     /// The broker said something.
@@ -332,6 +339,7 @@ async fn converse(
     let mut tick = pin!(clock.sleep(keep_alive / 2));
     // Whether the broker was heard since the last tick; a time in which we did not listen counts as well.
     let mut heard = true;
+    let mut rest = Rest::default();
     poll_fn(|cx| {
         loop {
             let gone = role.poll_write(version, &mut link.outbox, cx).is_ready();
@@ -356,14 +364,24 @@ async fn converse(
                 heard = true;
                 return Poll::Pending;
             }
+            if role.may_rest()
+                && !link.is_mid_packet()
+                && let Some(rest) = rest.due(clock.monotonic())
+            {
+                clock.hold(rest);
+            }
             match link.poll_fill(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    rest.waits();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(broken(&error)),
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(lost("the broker hung up", Again::Perhaps));
                 }
                 Poll::Ready(Ok(_)) => heard = true,
             }
+            rest.has_read(clock.monotonic());
             if let Some(end) = read(link, role) {
                 return Poll::Ready(end);
             }

@@ -160,6 +160,10 @@ impl Role for Subscriber {
         self.room
     }
 
+    fn may_rest(&self) -> bool {
+        self.qos == Qos::AtMostOnce
+    }
+
     fn read(&mut self, packet: Packet) -> Result<()> {
         match packet {
             Packet::Message(message) => {

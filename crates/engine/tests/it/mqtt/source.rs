@@ -36,6 +36,29 @@ async fn messages_arrive_in_order_at_each_qos_in_both_versions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_at_qos_0_arrives_whole_and_in_order() {
+    const MESSAGES: usize = 20_000;
+    // Each message is a segment of its own, as from a broker that does not wait for the next one.
+    let broker = Mosquitto::with()
+        .max_queued_messages(0)
+        .line("set_tcp_nodelay true");
+    let mosquitto = broker.start();
+    let bench = Bench::new();
+    let rest = "topic: t, qos: 0";
+    let flow = bench.source(&config(&mosquitto, rest)).await;
+    let sent: Vec<String> = (0..MESSAGES).map(|number| number.to_string()).collect();
+    let mut client = mosquitto.client();
+    let publish = {
+        let sent = sent.clone();
+        std::thread::spawn(move || client.publish_all("t", &sent, 0).unwrap())
+    };
+    let got = flow.take(MESSAGES).await;
+    publish.join().unwrap();
+    assert!(texts(&got) == sent, "not whole or not in order");
+    flow.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_topics_and_wildcards_are_subscribed() {
     let mosquitto = Mosquitto::start();
     let bench = Bench::new();
