@@ -7,6 +7,12 @@ use super::{Outcome, Settle, Settled, Tally, Token, Way};
 use crate::record::{Batch, Origin, Record};
 use crate::storage::CommitReceipt;
 
+/// What is known of deliveries that arrived together: one piece of memory for all of them.
+struct Arrival {
+    deliveries: Vec<DeliveryState>,
+    settle: Arc<dyn Settle>,
+}
+
 struct DeliveryState {
     token: Token,
     open: AtomicUsize,
@@ -14,11 +20,10 @@ struct DeliveryState {
     reason: OnceLock<Arc<str>>,
     records_in: AtomicU64,
     records_out: AtomicU64,
-    settle: Arc<dyn Settle>,
 }
 
 impl DeliveryState {
-    fn new(token: Token, settle: Arc<dyn Settle>) -> Self {
+    fn new(token: Token) -> Self {
         Self {
             token,
             open: AtomicUsize::new(1),
@@ -26,7 +31,6 @@ impl DeliveryState {
             reason: OnceLock::new(),
             records_in: AtomicU64::new(0),
             records_out: AtomicU64::new(0),
-            settle,
         }
     }
 
@@ -39,35 +43,55 @@ impl DeliveryState {
 }
 
 /// One of the parts that a delivery is in. Dropping it open means lost.
-pub(super) struct Share(Option<Arc<DeliveryState>>);
+pub(super) struct Share {
+    /// `None` once it is closed.
+    arrival: Option<Arc<Arrival>>,
+    place: usize,
+}
 
 impl Share {
-    pub(super) fn first(token: Token, settle: Arc<dyn Settle>) -> Self {
-        Self(Some(Arc::new(DeliveryState::new(token, settle))))
+    /// The first share of each of the deliveries that arrived together.
+    pub(super) fn first(tokens: Vec<Token>, settle: &Arc<dyn Settle>) -> Vec<Self> {
+        let arrival = Arc::new(Arrival {
+            deliveries: tokens.into_iter().map(DeliveryState::new).collect(),
+            settle: Arc::clone(settle),
+        });
+        let share = |place| Self {
+            arrival: Some(Arc::clone(&arrival)),
+            place,
+        };
+        (0..arrival.deliveries.len()).map(share).collect()
+    }
+
+    fn state(&self) -> Option<&DeliveryState> {
+        Some(&self.arrival.as_ref()?.deliveries[self.place])
     }
 
     fn another(&self) -> Self {
-        if let Some(state) = &self.0 {
+        if let Some(state) = self.state() {
             state.open.fetch_add(1, Ordering::Relaxed);
         }
-        Self(self.0.clone())
+        Self {
+            arrival: self.arrival.clone(),
+            place: self.place,
+        }
     }
 
     fn mark(&self, outcome: Outcome) {
-        if let Some(state) = &self.0 {
+        if let Some(state) = self.state() {
             state.worst.fetch_max(outcome as u8, Ordering::Relaxed);
         }
     }
 
     fn explain(&self, reason: &Arc<str>) {
-        if let Some(state) = &self.0 {
+        if let Some(state) = self.state() {
             // The first word stands.
             drop(state.reason.set(Arc::clone(reason)));
         }
     }
 
     fn count(&self, records: usize, way: Way) {
-        if let Some(state) = &self.0 {
+        if let Some(state) = self.state() {
             let counter = match way {
                 Way::In => &state.records_in,
                 Way::Out => &state.records_out,
@@ -77,7 +101,10 @@ impl Share {
     }
 
     fn close(&mut self, outcome: Outcome, proof: &Arc<[CommitReceipt]>, ended: &mut Ended) {
-        let Some(state) = self.0.take() else { return };
+        let Some(arrival) = self.arrival.take() else {
+            return;
+        };
+        let state = &arrival.deliveries[self.place];
         state.worst.fetch_max(outcome as u8, Ordering::Relaxed);
         // AcqRel: the one that closes the last share must see the marks of all others.
         if state.open.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -90,7 +117,7 @@ impl Share {
                 reason: state.reason.get().cloned(),
                 tally: state.tally(),
             };
-            ended.add(&state.settle, settled);
+            ended.add(&arrival.settle, settled);
         }
     }
 }
@@ -140,7 +167,7 @@ impl Drop for Ended {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if self.0.is_some() {
+        if self.arrival.is_some() {
             self.close(Outcome::Lost, &Arc::default(), &mut Ended::default());
         }
     }
@@ -148,7 +175,7 @@ impl Drop for Share {
 
 impl std::fmt::Debug for Share {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0.as_ref().map(|state| state.token))
+        write!(f, "{:?}", self.state().map(|state| state.token))
     }
 }
 
@@ -169,7 +196,7 @@ impl Lineage {
     pub fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
         self.shares
             .iter()
-            .filter_map(|share| share.0.as_ref().map(|state| state.token))
+            .filter_map(|share| share.state().map(|state| state.token))
     }
 
     /// Adds a sink's receipt; it joins an earlier one of the same sink, so that there is one for each.

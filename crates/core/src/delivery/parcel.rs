@@ -19,14 +19,18 @@ pub struct Parcel {
 
 impl Parcel {
     /// The first parcel of one delivery, or of several that arrived together: each with its values.
-    pub fn start(deliveries: Vec<(Token, Vec<Value>)>, settle: &Arc<dyn Settle>) -> Self {
+    pub fn start<Values: IntoIterator<Item = Value>>(
+        deliveries: Vec<(Token, Values)>,
+        settle: &Arc<dyn Settle>,
+    ) -> Self {
         let mut records = Vec::with_capacity(deliveries.len());
-        let mut shares = Vec::with_capacity(deliveries.len());
+        let mut tokens = Vec::with_capacity(deliveries.len());
         for (token, values) in deliveries {
-            let index = shares.len() as u32;
+            let index = tokens.len() as u32;
             records.extend(values.into_iter().map(|value| Record::of(value, index)));
-            shares.push(Share::first(token, Arc::clone(settle)));
+            tokens.push(token);
         }
+        let shares = Share::first(tokens, settle);
         let lineage = Lineage {
             shares,
             receipts: Vec::new(),

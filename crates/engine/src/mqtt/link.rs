@@ -35,8 +35,9 @@ const ROOM: usize = 4 << 10;
 /// have been heard within the same time.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// The most unacknowledged messages on their way to us, where the version can say so.
-const RECEIVE_MAXIMUM: u16 = 256;
+/// The most unacknowledged messages on their way to us, where the version can say so. It is what a broker sends on
+/// while the disk is slow for a moment, besides what it keeps (docs/adr/0013).
+const RECEIVE_MAXIMUM: u16 = 2048;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 

@@ -56,7 +56,7 @@ pub(crate) async fn take_in(
             match read(delivery) {
                 Ok(values) => readable.push((token, values)),
                 Err(reason) => {
-                    let parcel = Parcel::start(vec![(token, Vec::new())], &settle);
+                    let parcel = Parcel::start(vec![(token, None)], &settle);
                     unreadable.push((parcel, reason));
                 }
             }
@@ -155,13 +155,20 @@ struct Unreadable {
     reason: String,
 }
 
-fn read(delivery: Delivery) -> Result<Vec<Value>, Unreadable> {
+/// The values of one delivery: mostly one, for which no list is made.
+type Values = std::iter::Chain<std::option::IntoIter<Value>, std::vec::IntoIter<Value>>;
+
+fn one_or_many(one: Option<Value>, many: Vec<Value>) -> Values {
+    one.into_iter().chain(many)
+}
+
+fn read(delivery: Delivery) -> Result<Values, Unreadable> {
     let (bytes, reason) = match delivery.payload {
-        Payload::Empty => return Ok(Vec::new()),
-        Payload::Values(values) => return Ok(values),
+        Payload::Empty => return Ok(one_or_many(None, Vec::new())),
+        Payload::Values(values) => return Ok(one_or_many(None, values)),
         Payload::Json(bytes) => match json::parse(&bytes, json::MAX_PAYLOAD) {
-            Ok(Value::Array(values)) => return Ok(values),
-            Ok(value) => return Ok(vec![value]),
+            Ok(Value::Array(values)) => return Ok(one_or_many(None, values)),
+            Ok(value) => return Ok(one_or_many(Some(value), Vec::new())),
             Err(reason) => (bytes, reason),
         },
         Payload::Unreadable { bytes, reason } => (bytes, reason),

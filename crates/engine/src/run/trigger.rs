@@ -136,7 +136,7 @@ impl Trigger {
         self.book.opened(1);
         let token = self.book.token(run);
         let settle: Arc<dyn Settle> = Arc::clone(&self.book) as Arc<dyn Settle>;
-        let parcel = Parcel::start(vec![(token, Vec::new())], &settle);
+        let parcel = Parcel::start(vec![(token, None)], &settle);
         if let Some(limit) = self.plan.timeout {
             self.watch(token.id, limit);
         }
