@@ -1,6 +1,7 @@
 //! Every check in order: the quick ones first, the tests last, so that their summary ends the output.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -114,26 +115,47 @@ fn doctests() -> Result {
     succeed(cargo(&["test", "--workspace", "--doc", "--locked"]))
 }
 
-/// nextest where it is installed, else cargo's own runner.
+/// All tests, and before their outcome which cases could not be tried on this machine.
 fn tests() -> Result {
+    let skipped = tree::root().join("target/skipped-cases");
+    match std::fs::remove_file(&skipped) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("cannot remove `{}`: {error}", skipped.display()));
+        }
+        _ => {}
+    }
+    let outcome = run_tests(&skipped);
+    if let Ok(cases) = std::fs::read_to_string(&skipped) {
+        eprint!(
+            "{} cases were not tried here:\n{cases}",
+            cases.lines().count()
+        );
+    }
+    outcome
+}
+
+/// nextest where it is installed, else cargo's own runner.
+fn run_tests(skipped: &Path) -> Result {
     let mut nextest = cargo(&["nextest", "--version"]);
     nextest.stdout(Stdio::null()).stderr(Stdio::null());
     if nextest.status().is_ok_and(|status| status.success()) {
-        return succeed(cargo(&[
+        let mut command = cargo(&[
             "nextest",
             "run",
             "--workspace",
             "--locked",
             "--profile",
             "ci",
-        ]));
+        ]);
+        command.env("SKIPPED_CASES", skipped);
+        return succeed(command);
     }
     println!("cargo-nextest is not installed: the tests run with `cargo test`");
-    cargo_test()
+    cargo_test(skipped)
 }
 
 /// Runs `cargo test` and sums up what its many binaries say, in one last line.
-fn cargo_test() -> Result {
+fn cargo_test(skipped: &Path) -> Result {
     let mut command = cargo(&[
         "test",
         "--workspace",
@@ -144,6 +166,7 @@ fn cargo_test() -> Result {
         "--no-fail-fast",
     ]);
     let mut child = command
+        .env("SKIPPED_CASES", skipped)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|err| format!("cannot run `cargo test`: {err}"))?;

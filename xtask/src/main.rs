@@ -1,4 +1,4 @@
-//! The project's own tool: `cargo xtask ci | deny | tidy | docs | bench`.
+//! The project's own tool: `cargo xtask ci | deny | tidy | docs | bench | soak`.
 //!
 //! A rule that matters is a check here or a lint, and `cargo xtask ci` runs them all, the same on a
 //! developer's machine as anywhere else.
@@ -14,6 +14,7 @@ mod ci;
 mod deny;
 mod docs;
 mod metadata;
+mod soak;
 mod spdx;
 mod tidy;
 mod tree;
@@ -30,6 +31,7 @@ usage: cargo xtask VERB
   deny                  licences, bans and sources of all dependencies, by deny.toml
   tidy                  the rules of the architecture that are checks of our own
   docs [--check]        writes the documents that are made from the program, or compares them
+  soak [--minutes N]    the long forms of the proofs of docs/guarantees.md
   bench                 the measurements of BENCHMARKS.md
 ";
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["docs"] => docs::write(),
         ["docs", "--check"] => docs::check(),
+        ["soak", rest @ ..] => soak::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         _ => {
             eprint!("{USAGE}");

@@ -1,13 +1,14 @@
 //! The rules of the architecture that no lint knows, as checks.
 //!
-//! `code` reads the sources, `words` every file, `docs` the documents, `packages` the manifests and
-//! the lock file. Each rule takes text and gives findings, and has a test that plants what it must
+//! `code` reads the sources, `words` every file, `docs` the documents, `proofs` the page of promises, `packages`
+//! the manifests and the lock file. Each rule takes text and gives findings, and has a test that plants what it must
 //! find.
 
 mod code;
 mod docs;
 mod packages;
 mod paths;
+mod proofs;
 mod words;
 
 use crate::Result;
@@ -69,6 +70,7 @@ pub(crate) fn run() -> Result {
         }
     }
     findings.extend(docs::check_records(&tree)?);
+    findings.extend(proofs::check(&tree)?);
     findings.extend(packages::check(&tree, &metadata)?);
 
     for Finding {

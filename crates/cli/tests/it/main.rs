@@ -23,8 +23,10 @@ mod own_tests;
 mod peers;
 mod reload;
 mod run;
+mod soak;
 mod stages;
 mod terminal;
+mod unattended;
 mod webhook;
 
 use std::time::Duration;

@@ -280,7 +280,10 @@ fn a_storage_on_a_read_only_disk_stops_the_flow_and_a_full_one_is_waited_for() {
         let disk = bench.folder().join("disk");
         std::fs::create_dir(&disk).unwrap();
         let Some(mounted) = SmallDisk::mount(&disk) else {
-            eprintln!("skipped: read-only and full disks, because this user may not mount a tmpfs");
+            wiredflow_testkit::skipped(
+                "read-only and full disks",
+                "this user may not mount a tmpfs",
+            );
             return;
         };
         let config = if kind == "sqlite" {

@@ -162,7 +162,7 @@ async fn a4_a_state_that_was_half_made_when_the_process_was_killed_is_made_anew(
 async fn b2_a_full_disk_is_told_loses_nothing_and_is_got_over() {
     let place = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(place.path()) else {
-        eprintln!("skipped: b2 on a full disk, because this user may not mount a tmpfs");
+        wiredflow_testkit::skipped("b2 on a full disk", "this user may not mount a tmpfs");
         return;
     };
     let folder = place.path().join(".wiredflow");

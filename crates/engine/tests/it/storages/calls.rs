@@ -98,14 +98,13 @@ fn check_whole_after(place: &Place, shown: &str) {
     assert!(opened.is_ok(), "{shown}");
 }
 
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn has_strace(test: &str) -> bool {
     let works = Command::new("strace")
         .args(["-qq", "-e", "inject=close:error=EIO:when=100", "true"])
         .output()
         .is_ok_and(|output| output.status.success());
     if !works {
-        eprintln!("skipped: {test}, because strace may not trace here");
+        wiredflow_testkit::skipped(test, "strace may not trace here");
     }
     works
 }

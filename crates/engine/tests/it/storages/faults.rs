@@ -65,7 +65,7 @@ fn b1_a_full_disk_is_told_loses_nothing_and_is_got_over() {
         for kind in KINDS {
             let folder = tempfile::tempdir().unwrap();
             let Some(disk) = SmallDisk::mount(folder.path()) else {
-                eprintln!("skipped: b1 on a full disk, because this user may not mount a tmpfs");
+                wiredflow_testkit::skipped("b1 on a full disk", "this user may not mount a tmpfs");
                 return;
             };
             let place = Place::new(folder.path(), kind).mapping(mapping);
@@ -117,7 +117,7 @@ async fn a16_a_save_that_fails_leaves_no_lock_behind() {
     for kind in KINDS {
         let folder = tempfile::tempdir().unwrap();
         let Some(_disk) = SmallDisk::mount(folder.path()) else {
-            eprintln!("skipped: a16 on a full disk, because this user may not mount a tmpfs");
+            wiredflow_testkit::skipped("a16 on a full disk", "this user may not mount a tmpfs");
             return;
         };
         let place = Place::new(folder.path(), kind);
