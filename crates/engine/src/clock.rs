@@ -104,6 +104,14 @@ impl Clock {
         }
     }
 
+    /// Waits so that more can come together; a paused clock saves nothing by that and goes on.
+    pub async fn gather(&self, duration: Duration) {
+        match &self.paused {
+            None => self.sleep(duration).await,
+            Some(_) => tokio::task::yield_now().await,
+        }
+    }
+
     /// Waits until a moment of monotonic time.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub async fn sleep_until(&self, moment: Instant) {

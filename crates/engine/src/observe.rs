@@ -1,13 +1,13 @@
 //! Counters and clocks of a running flow: the only place that counts.
 
 pub(crate) mod repeats;
+mod service;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::Instant;
 use wiredflow_core::charge::{Activity, Charge};
@@ -15,6 +15,8 @@ use wiredflow_core::delivery::Outcome;
 use wiredflow_scale::profile::{Clocks, Seconds, ServiceTime, StageProfile};
 
 use crate::clock::Clock;
+
+use service::ServiceTimes;
 
 /// The six clocks of one replica of a stage.
 #[derive(Debug)]
@@ -80,9 +82,6 @@ impl Charge for ReplicaClock {
     }
 }
 
-/// The longest service time that is told from a longer one, in microseconds: a day.
-const LONGEST: u64 = 86_400_000_000;
-
 /// The figures of one stage.
 #[derive(Debug)]
 pub struct StageMeter {
@@ -105,7 +104,7 @@ pub struct StageMeter {
     records_skipped: AtomicU64,
     /// Batches that wait before the stage.
     pub queued: AtomicUsize,
-    service: Mutex<Option<Box<Histogram<u32>>>>,
+    service: Mutex<ServiceTimes>,
 }
 
 impl StageMeter {
@@ -130,7 +129,7 @@ impl StageMeter {
             retries: AtomicU64::new(0),
             records_skipped: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
-            service: Mutex::new(None),
+            service: Mutex::default(),
         }
     }
 
@@ -151,12 +150,11 @@ impl StageMeter {
 
     /// Notes the time of one attempt.
     pub fn served(&self, time: Duration) {
-        let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
-        let micros = u64::try_from(time.as_micros()).map_or(LONGEST, |micros| micros.min(LONGEST));
-        // Made at the first call: an idle stage costs no histogram.
-        let histogram = service.get_or_insert_with(|| Box::new(new_histogram()));
-        // No value up to the longest is refused.
-        histogram.record(micros).unwrap_or_default();
+        self.times().note(time);
+    }
+
+    fn times(&self) -> MutexGuard<'_, ServiceTimes> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn profile(&self) -> StageProfile {
@@ -167,7 +165,7 @@ impl StageMeter {
             wall += elapsed;
         }
         let seconds = Seconds::new(wall, &clocks);
-        let service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+        let service_ms = ServiceTime::from_micros(&self.times().histogram());
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StageProfile {
             pipeline: self.pipeline.to_string(),
@@ -183,24 +181,11 @@ impl StageMeter {
             errors: count(&self.errors),
             retries: count(&self.retries),
             seconds,
-            service_ms: service
-                .as_deref()
-                .map(ServiceTime::from_micros)
-                .unwrap_or_default(),
+            service_ms,
             queue_before: self.queued.load(Ordering::Relaxed) as f64,
             utilisation: seconds.utilisation(),
         }
     }
-}
-
-/// Two figures of microseconds; it grows with the longest, so that thousands of stages that are fast cost
-/// little.
-#[expect(
-    clippy::expect_used,
-    reason = "two significant figures are within the crate's 0 to 5"
-)]
-fn new_histogram() -> Histogram<u32> {
-    Histogram::new(2).expect("two significant figures are possible")
 }
 
 /// The figures of one pipeline.

@@ -8,6 +8,7 @@
 mod book;
 mod ending;
 mod first_round;
+mod ledger;
 mod pace;
 mod pipeline;
 mod policy;
@@ -37,6 +38,7 @@ use crate::storages::{Entrusted, Left, StorageHandles, Writers};
 use crate::tasks::Tasks;
 
 use first_round::FirstRound;
+use ledger::Ledger;
 use shared::{PipelineShared, Shared};
 use stopping::Stopping;
 
@@ -98,6 +100,7 @@ impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.dropped.store(true, Ordering::Relaxed);
         self.0.tasks.abort();
+        self.0.records.abort();
     }
 }
 
@@ -152,6 +155,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         state_folder: state_folder.as_path().into(),
         meters: FlowMeter::start(&plan.name, &names, &clock),
         repeats: Repeats::new(&clock),
+        ledger: Ledger::new(state.handle(), clock.clone()),
         first_round: FirstRound::of(ahead.map(|pipeline| Arc::clone(&pipeline.name))),
         clock,
         dice: options.dice.clone(),
@@ -172,9 +176,12 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         let shared = Arc::clone(&shared);
         supervisors.spawn(
             "pipeline",
-            pipeline::supervise(pipeline, index, shared, options.once),
+            pipeline::supervise(Arc::new(pipeline), index, shared, options.once),
         );
     }
+    shared
+        .records
+        .spawn("ledger", ledger::keep(Arc::clone(&shared)));
     tasks.spawn("prune", prune(Arc::clone(&shared)));
     if let Some(limit) = options.limit {
         let shared = Arc::clone(&shared);

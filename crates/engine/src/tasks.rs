@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use futures_util::FutureExt;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
@@ -57,10 +58,7 @@ impl Tasks {
             .collect();
         // Parents know their children only while these live, and must find those that have tasks.
         let owner = self.clone();
-        let task = async move {
-            task.await;
-            drop((counted, owner));
-        };
+        let task = held_until_end(task, (counted, owner));
         let mut held = self.held();
         if held.aborted {
             tracing::trace!(task = name, "not started: its owner has ended");
@@ -107,6 +105,12 @@ impl Tasks {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock()
     }
+}
+
+/// Keeps something until the task has ended. Mapped, not awaited: an async block would have room for the task
+/// twice.
+fn held_until_end<T>(task: impl Future<Output = ()>, kept: T) -> impl Future<Output = ()> {
+    task.map(move |()| drop(kept))
 }
 
 impl Owner {
@@ -193,6 +197,18 @@ mod tests {
         }
         drop(end);
         one.finished().await;
+    }
+
+    #[test]
+    fn a_task_takes_its_room_once() {
+        let large = [1_u8; 4096];
+        let task = async move {
+            tokio::task::yield_now().await;
+            assert_eq!(large.len(), 4096);
+        };
+        let own = size_of_val(&task);
+        assert!(own > 4096);
+        assert!(size_of_val(&held_until_end(task, 0_u64)) < own + 64);
     }
 
     #[tokio::test]

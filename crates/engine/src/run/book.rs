@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use wiredflow_core::delivery::{Outcome, Settle, Settled, Token};
 
 use crate::observe::PipelineMeter;
-use crate::state::RunId;
+use crate::state::StartedRun;
 
 use super::Shared;
 
@@ -37,7 +37,7 @@ pub(crate) struct Book {
 #[derive(Clone, Debug)]
 struct RunOf {
     /// Its row in the history.
-    run: RunId,
+    run: StartedRun,
     /// Why it has failed though it is still on its way: its time is up.
     overdue: Option<Arc<str>>,
 }
@@ -71,7 +71,7 @@ impl Book {
     }
 
     /// The token of a new scheduled delivery, with its row in the history.
-    pub(crate) fn token(&self, run: RunId) -> Token {
+    pub(crate) fn token(&self, run: StartedRun) -> Token {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.runs().insert(id, RunOf { run, overdue: None });
         Token { epoch: 0, id }
@@ -154,7 +154,7 @@ impl Book {
             settled.outcome = Outcome::Failed;
             settled.reason = Some(reason);
         }
-        self.shared.finish_run(run.run, &settled);
+        self.shared.finish_run(run.run, &self.pipeline, &settled);
         settled.outcome
     }
 }

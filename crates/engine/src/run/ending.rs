@@ -134,6 +134,7 @@ impl Running {
                 tracing::warn!("a stage that does not give way goes on until the process ends");
             }
         }
+        shared.ledger.close();
         shared.records.finished().await;
         shared.repeats.say();
         let report = shared.report();

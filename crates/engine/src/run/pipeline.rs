@@ -45,7 +45,12 @@ enum End {
 }
 
 /// Runs one pipeline until it ends for good. `once`: it has one session, whatever `on_failure` says.
-pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shared>, once: bool) {
+pub(crate) async fn supervise(
+    plan: Arc<PipelinePlan>,
+    index: usize,
+    shared: Arc<Shared>,
+    once: bool,
+) {
     let (meter, stages) = shared.meters.pipeline(index);
     let mut failures: u32 = 0;
     let mut first_session = true;
@@ -113,7 +118,7 @@ pub(crate) async fn supervise(plan: PipelinePlan, index: usize, shared: Arc<Shar
 }
 
 async fn session(
-    plan: &PipelinePlan,
+    plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
     once: bool,
@@ -237,7 +242,7 @@ fn tell_wait(
 }
 
 async fn run(
-    plan: &PipelinePlan,
+    plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
     stages: Vec<Box<dyn AnyStage>>,
@@ -258,7 +263,7 @@ async fn run(
         None => {
             let clock = &pipeline.shared.clock;
             let trigger = Trigger {
-                plan: plan.clone(),
+                plan: Arc::clone(plan),
                 pipeline: Arc::clone(pipeline),
                 book,
                 queue,
@@ -376,5 +381,26 @@ impl Shared {
 
     fn tell_failure(&self, pipeline: &str, error: &Error) {
         tracing::error!(pipeline, "{}", error.told());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The room that the future of an async function takes.
+    fn room<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_pipeline_takes_little_room() {
+        let most = |what: &str, room: usize, most: usize| {
+            assert!(room <= most, "{what} takes {room} bytes, more than {most}");
+        };
+        most("a supervisor", room(supervise), 4096);
+        let replica = |run: Arc<StageRun>, charge, (), ()| run.replica(charge);
+        most("a stage", room(replica), 4096);
+        most("a parcel", size_of::<Parcel>(), 96);
     }
 }

@@ -14,11 +14,12 @@ use crate::http::HttpClients;
 use crate::observe::repeats::{self, Repeats};
 use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
 use crate::plan::TriggerPlan;
-use crate::state::{DeadLetter, RunEnd, RunId, RunOutcome, StateHandle};
+use crate::state::{DeadLetter, RunEnd, RunOutcome, StartedRun, StateHandle};
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
 
 use super::first_round::FirstRound;
+use super::ledger::Ledger;
 use super::policy;
 use super::stopping::Stopping;
 
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(super) threads: FunctionThreads,
     pub(super) scrubber: Scrubber,
     pub(super) state: StateHandle,
+    /// Starts and ends of runs on their way into the state.
+    pub(super) ledger: Ledger,
     pub(super) storages: StorageHandles,
     pub(super) functions: Functions,
     pub(super) meters: FlowMeter,
@@ -43,7 +46,7 @@ pub(crate) struct Shared {
     pub(super) stopping: Stopping,
     /// All tasks of the run but `records`.
     pub(super) tasks: Tasks,
-    /// Short tasks that must end before the state closes: the ends of runs.
+    /// What must end before the state closes: the keeping of the ledger.
     pub(super) records: Tasks,
     /// Whether the run was ended at once: what it drops is as if the process had been killed.
     pub(super) dropped: AtomicBool,
@@ -132,11 +135,11 @@ impl Shared {
             .map(drop)
     }
 
-    /// Records the end of a run, in the background.
+    /// Notes the end of a run, for the history.
     ///
     /// One that an end at once has dropped is left open: the next start finds it interrupted, as after
     /// a kill, and `catch_up` decides about its tick.
-    pub(super) fn finish_run(&self, run: RunId, settled: &Settled) {
+    pub(super) fn finish_run(&self, run: StartedRun, pipeline: &Arc<str>, settled: &Settled) {
         if settled.outcome == Outcome::Lost && self.dropped.load(Ordering::Relaxed) {
             return;
         }
@@ -154,11 +157,6 @@ impl Shared {
             records_out: settled.tally.records_out,
             error: error.filter(|_| outcome != RunOutcome::Committed),
         };
-        let (state, now) = (self.state.clone(), self.clock.now());
-        self.records.spawn("finish run", async move {
-            if let Err(error) = state.finish_run(run, end, now).await {
-                tracing::warn!("the end of a run was not recorded: {error}");
-            }
-        });
+        self.ledger.end(run, pipeline, end);
     }
 }

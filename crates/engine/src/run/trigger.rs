@@ -1,6 +1,6 @@
 //! Schedules at work: wait for the tick, claim it, start its delivery.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use wiredflow_core::{Error, ErrorKind, Result};
 
 use crate::clock::Mark;
 use crate::plan::{PipelinePlan, Steady, TriggerPlan};
+use crate::state::StartedRun;
 
 use super::PipelineShared;
 use super::book::Book;
@@ -26,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// Starts the deliveries of one scheduled pipeline until intake ends or there is no further tick.
 pub(crate) struct Trigger {
-    pub(crate) plan: PipelinePlan,
+    pub(crate) plan: Arc<PipelinePlan>,
     pub(crate) pipeline: Arc<PipelineShared>,
     pub(crate) book: Arc<Book>,
     pub(crate) queue: mpsc::Sender<Parcel>,
@@ -46,6 +47,17 @@ enum Stop {
     Failed(Error),
 }
 
+/// What a delivery is started for.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// A run without a tick.
+    NoTick,
+    /// A tick that is later than all that were ever claimed.
+    NewTick(Timestamp),
+    /// A tick that may have been claimed: the state must say who has it.
+    OldTick(Timestamp),
+}
+
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Failed(error)
@@ -61,6 +73,7 @@ impl Trigger {
                     trigger: &self,
                     schedule,
                     steady: *steady,
+                    newest: AtomicI64::new(i64::MIN),
                     passed_over: Mutex::default(),
                 };
                 let ended = ticks.run().await;
@@ -83,7 +96,7 @@ impl Trigger {
         self.wait_for_others().await?;
         self.unless_over(self.pipeline.shared.clock.sleep(self.delay()))
             .await?;
-        self.start(None).await
+        self.start(Cause::NoTick).await
     }
 
     async fn wait_for_others(&self) -> Result<(), Stop> {
@@ -113,7 +126,7 @@ impl Trigger {
     }
 
     /// Starts a delivery: of a tick, if nobody else has had it, or of a run without one.
-    async fn start(&self, tick: Option<Timestamp>) -> Result<(), Stop> {
+    async fn start(&self, cause: Cause) -> Result<(), Stop> {
         let (shared, name) = (&self.pipeline.shared, &self.plan.name);
         if !self.plan.jitter.is_zero() {
             let wait = shared.dice.up_to(self.plan.jitter);
@@ -123,15 +136,23 @@ impl Trigger {
             return Err(Stop::Intake);
         }
         // From here on nothing is broken off: a run that is in the history has a delivery.
-        let now = shared.clock.now();
-        let begin = || async {
-            match tick {
-                Some(tick) => shared.state.start_tick(name, tick, now).await,
-                None => shared.state.start_run(name, None, now).await.map(Some),
+        let stopping = &self.pipeline.stopping;
+        let run = match cause {
+            Cause::NoTick => shared.ledger.begin(name, None, stopping).await?,
+            Cause::NewTick(tick) => shared.ledger.begin(name, Some(tick), stopping).await?,
+            Cause::OldTick(tick) => {
+                shared.ledger.written().await;
+                let started = shared.clock.now();
+                let begin = || shared.state.start_tick(name, tick, started);
+                let Some(id) = shared.patiently(stopping, begin).await? else {
+                    return Ok(());
+                };
+                StartedRun {
+                    id,
+                    scheduled_at: Some(tick),
+                    started,
+                }
             }
-        };
-        let Some(run) = shared.patiently(&self.pipeline.stopping, begin).await? else {
-            return Ok(());
         };
         self.book.opened(1);
         let token = self.book.token(run);
@@ -186,6 +207,8 @@ struct Ticks<'a> {
     trigger: &'a Trigger,
     schedule: &'a Schedule,
     steady: Steady,
+    /// The newest tick that was ever claimed, in milliseconds since 1970.
+    newest: AtomicI64,
     /// The newest tick that was passed over, when no later one has run.
     passed_over: Mutex<Option<Timestamp>>,
 }
@@ -201,8 +224,14 @@ impl Ticks<'_> {
             _ => self.now(),
         };
         let definition = self.schedule.to_string();
+        // What an earlier session has begun must be seen.
+        trigger.unless_over(shared.ledger.written()).await?;
         let known = || shared.state.schedule(name, &definition, anchor);
         let known = shared.patiently(&trigger.pipeline.stopping, known).await?;
+        if let Some(newest) = known.newest {
+            self.newest
+                .fetch_max(newest.as_millisecond(), Ordering::Relaxed);
+        }
         let anchor_now = anchor.as_millisecond() == known.anchor.as_millisecond();
         let anchor = known.anchor;
         let mut last = if anchor_now && known.last_tick.is_none() {
@@ -363,7 +392,15 @@ impl Ticks<'_> {
     }
 
     async fn start(&self, tick: Timestamp) -> Result<(), Stop> {
-        self.trigger.start(Some(tick)).await?;
+        // The state knows ticks by the millisecond.
+        let millisecond = tick.as_millisecond();
+        let newest = self.newest.fetch_max(millisecond, Ordering::Relaxed);
+        let cause = if millisecond > newest {
+            Cause::NewTick(tick)
+        } else {
+            Cause::OldTick(tick)
+        };
+        self.trigger.start(cause).await?;
         *self.lock_passed_over() = None;
         Ok(())
     }

@@ -48,7 +48,7 @@ impl StateHandle {
                     .prepare_cached(
                         "SELECT position, epoch FROM cursors WHERE pipeline = ?1 AND source = ?2",
                     )?
-                    .query_row((pipeline, source), |row| {
+                    .query_row((&pipeline, &source), |row| {
                         Ok(StoredCursor {
                             position: row.get(0)?,
                             epoch: Epoch(to_count(row.get(1)?)),

@@ -17,6 +17,7 @@
 //!   traces, errors, positions and params alike.
 //! * The present time is always the caller's; nothing here reads a clock.
 
+mod changes;
 mod cursors;
 mod dead_letters;
 mod failure;
@@ -29,11 +30,15 @@ mod schema;
 mod ticks;
 mod writer;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
 use rusqlite::types::{FromSqlError, Type};
 
 use jiff::Timestamp;
 use wiredflow_core::Result;
 
+pub use changes::{RunChange, StartedRun};
 pub use cursors::StoredCursor;
 pub use dead_letters::{Body, DeadLetter, DeadLetterId, ListedDeadLetter, StoredDeadLetter};
 pub use lock::create_folder;
@@ -117,6 +122,8 @@ pub struct StateHandle {
     writer: WriterHandle,
     /// The row of this start of the flow, by which ticks of an earlier one are known.
     session: i64,
+    /// The number of the newest run.
+    last_run: Arc<AtomicI64>,
 }
 
 impl StateHandle {

@@ -4,6 +4,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
@@ -66,6 +68,7 @@ pub(super) fn open(folder: &Path, flow: &str, now: Timestamp) -> Result<(State, 
     };
     schema::migrate(&mut connection, had, MIGRATIONS).map_err(told)?;
     let (session, crash) = begin_session(&mut connection, flow, now).map_err(told)?;
+    let last_run = newest_run(&connection).map_err(told)?;
 
     let past = match (file, lock.state_since()) {
         (FileState::Version(_), _) => Past::Found,
@@ -77,7 +80,11 @@ pub(super) fn open(folder: &Path, flow: &str, now: Timestamp) -> Result<(State, 
     }
     let writer = writer::start(connection, path.clone(), lock).map_err(told)?;
     let state = State {
-        handle: StateHandle { writer, session },
+        handle: StateHandle {
+            writer,
+            session,
+            last_run: Arc::new(AtomicI64::new(last_run)),
+        },
     };
     let opening = Opening {
         past,
@@ -103,6 +110,12 @@ fn prepare(folder: &Path, path: &Path, flow: &str) -> Result<FileState, Failure>
         File::open(parent)?.sync_all()?;
     }
     Ok(FileState::Empty)
+}
+
+/// The number of the newest run of the history; 0 when there is none.
+fn newest_run(connection: &Connection) -> Result<i64, Failure> {
+    let newest = "SELECT coalesce(max(id), 0) FROM runs";
+    Ok(connection.query_row(newest, (), |row| row.get(0))?)
 }
 
 /// Writes down that the flow has started, and ends what a crashed start has left open.

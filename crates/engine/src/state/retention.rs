@@ -115,6 +115,12 @@ fn prune_ticks(connection: &Connection, before: i64) -> Result<usize, Failure> {
     let pipelines = pipelines
         .query_map((), |row| row.get::<_, String>(0))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut keep_newest = connection.prepare_cached(
+        "UPDATE schedules SET last_tick = newest.at FROM (
+             SELECT max(ticks.at) AS at FROM ticks JOIN schedules USING (pipeline)
+             WHERE pipeline = ?1 AND ticks.at >= schedules.anchor) AS newest
+         WHERE pipeline = ?1 AND newest.at > coalesce(last_tick, newest.at - 1)",
+    )?;
     let mut delete = connection.prepare_cached(
         "DELETE FROM ticks WHERE pipeline = ?1 AND at IN (
              SELECT at FROM ticks WHERE pipeline = ?1 AND (at < ?2 OR (state = 'done' AND at <= (
@@ -123,6 +129,7 @@ fn prune_ticks(connection: &Connection, before: i64) -> Result<usize, Failure> {
     )?;
     let mut removed = 0;
     for pipeline in pipelines {
+        keep_newest.execute([&pipeline])?;
         let room = (STEP as usize).saturating_sub(removed);
         removed += delete.execute((pipeline, before, TICK_COUNT, of_count(room as u64)))?;
     }

@@ -96,9 +96,9 @@ impl StateHandle {
         scheduled_at: Option<Timestamp>,
         started: Timestamp,
     ) -> Result<RunId> {
-        let pipeline = pipeline.to_owned();
+        let (run, pipeline) = (self.next_run(), pipeline.to_owned());
         self.writer
-            .call(move |connection| insert(connection, &pipeline, scheduled_at, started))
+            .call(move |connection| insert(connection, run, &pipeline, scheduled_at, started))
             .await
     }
 
@@ -123,10 +123,10 @@ impl StateHandle {
         end: RunEnd,
         ended: Timestamp,
     ) -> Result<RunId> {
-        let pipeline = pipeline.to_owned();
+        let (run, pipeline) = (self.next_run(), pipeline.to_owned());
         self.writer
             .call(move |connection| {
-                let run = insert(connection, &pipeline, scheduled_at, started)?;
+                insert(connection, run, &pipeline, scheduled_at, started)?;
                 finish(connection, run, &end, ended)?;
                 Ok(run)
             })
@@ -136,15 +136,18 @@ impl StateHandle {
 
 pub(super) fn insert(
     connection: &Connection,
+    run: RunId,
     pipeline: &str,
     scheduled_at: Option<Timestamp>,
     started: Timestamp,
 ) -> Result<RunId, Failure> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO runs (pipeline, scheduled_at, started, outcome) VALUES (?1, ?2, ?3, 'running')",
+        "INSERT INTO runs (id, pipeline, scheduled_at, started, outcome)
+         VALUES (?1, ?2, ?3, ?4, 'running')",
     )?;
-    let id = statement.insert((pipeline, scheduled_at.map(to_stored), to_stored(started)))?;
-    Ok(RunId(id))
+    let tick = scheduled_at.map(to_stored);
+    statement.execute((run.0, pipeline, tick, to_stored(started)))?;
+    Ok(run)
 }
 
 fn finish(

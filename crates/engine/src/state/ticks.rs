@@ -16,6 +16,9 @@ pub struct Schedule {
     pub anchor: Timestamp,
     /// The newest tick that was claimed, never later than now; none on a new grid.
     pub last_tick: Option<Timestamp>,
+    /// The newest tick that was ever claimed, whatever the definition and the clock were then: a later one is
+    /// nobody's.
+    pub newest: Option<Timestamp>,
     /// Ticks that an earlier start of the flow had claimed and did not finish, oldest first. They can
     /// be claimed again, or given up with [`StateHandle::finish_tick`].
     pub interrupted: Vec<Timestamp>,
@@ -65,13 +68,13 @@ impl StateHandle {
         at: Timestamp,
         started: Timestamp,
     ) -> Result<Option<RunId>> {
-        let pipeline = pipeline.to_owned();
+        let (run, pipeline) = (self.next_run(), pipeline.to_owned());
         let session = self.session;
         self.writer
             .call(
                 move |connection| match claim(connection, &pipeline, at, session)? {
                     TickClaim::First | TickClaim::Again => {
-                        runs::insert(connection, &pipeline, Some(at), started).map(Some)
+                        runs::insert(connection, run, &pipeline, Some(at), started).map(Some)
                     }
                     TickClaim::Taken => Ok(None),
                 },
@@ -96,14 +99,26 @@ fn schedule(
     session: i64,
     now: Timestamp,
 ) -> Result<Schedule, Failure> {
+    let newest = connection
+        .prepare_cached("SELECT max(at) FROM ticks WHERE pipeline = ?1")?
+        .query_row([pipeline], |row| row.get::<_, Option<i64>>(0))?
+        .map(from_stored)
+        .transpose()?;
+    // The tick of a run is written with the run, and makes its way into `last_tick` when it is removed.
     let stored: Option<(i64, Option<i64>)> = connection
         .prepare_cached(
-            "SELECT anchor, last_tick FROM schedules WHERE pipeline = ?1 AND definition = ?2",
+            "SELECT anchor, max(coalesce(last_tick, at), coalesce(at, last_tick)) FROM (
+                 SELECT anchor, last_tick, (
+                     SELECT max(at) FROM ticks WHERE pipeline = ?1 AND at >= anchor) AS at
+                 FROM schedules WHERE pipeline = ?1 AND definition = ?2)",
         )?
         .query_row((pipeline, definition), |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((anchor, last_tick)) = stored else {
-        return new_grid(connection, pipeline, definition, session, now);
+        return Ok(Schedule {
+            newest,
+            ..new_grid(connection, pipeline, definition, session, now)?
+        });
     };
     let mut interrupted = connection.prepare_cached(
         "SELECT at FROM ticks WHERE pipeline = ?1 AND state = 'claimed' AND session <> ?2
@@ -116,6 +131,7 @@ fn schedule(
     Ok(Schedule {
         anchor: from_stored(anchor)?,
         last_tick: last_tick.map(|tick| tick.min(now)),
+        newest,
         interrupted,
     })
 }
@@ -142,6 +158,7 @@ fn new_grid(
     Ok(Schedule {
         anchor: from_stored(anchor)?,
         last_tick: None,
+        newest: None,
         interrupted: Vec::new(),
     })
 }

@@ -36,6 +36,8 @@ pub struct StateSnapshot {
     pub calls: u64,
     /// Transactions that they took.
     pub transactions: u64,
+    /// Rows that they wrote.
+    pub rows: u64,
 }
 
 /// A cheap clone to the writer's queue.
@@ -50,6 +52,7 @@ pub(super) struct WriterHandle {
 struct Counts {
     calls: AtomicU64,
     transactions: AtomicU64,
+    rows: AtomicU64,
 }
 
 enum Message {
@@ -59,7 +62,7 @@ enum Message {
 
 /// A call on its way: its work, then its answer.
 trait Job: Send {
-    /// Does the work inside the group's transaction and keeps the result.
+    /// Does the work inside the group's transaction and keeps the result; again where the group is done again.
     fn work(&mut self, connection: &Connection) -> Result<(), Failure>;
 
     /// Answers the caller, after the group was committed or failed as a whole.
@@ -67,21 +70,18 @@ trait Job: Send {
 }
 
 struct Call<F, T> {
-    work: Option<F>,
+    work: F,
     result: Option<Result<T, Failure>>,
     caller: oneshot::Sender<Result<T, Failure>>,
 }
 
 impl<F, T> Job for Call<F, T>
 where
-    F: FnOnce(&Connection) -> Result<T, Failure> + Send,
+    F: FnMut(&Connection) -> Result<T, Failure> + Send,
     T: Send,
 {
     fn work(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let Some(work) = self.work.take() else {
-            return Ok(());
-        };
-        let result = work(connection);
+        let result = (self.work)(connection);
         let told = result.as_ref().map(|_| ()).map_err(Clone::clone);
         self.result = Some(result);
         told
@@ -99,17 +99,18 @@ where
 }
 
 impl WriterHandle {
-    /// Runs `work` in the writer's next transaction and gives its result after the COMMIT.
+    /// Runs `work` in the writer's next transaction and gives its result after the COMMIT. It runs again where
+    /// another's failure has undone the transaction.
     ///
     /// Dropping the future before it ends does not tell whether the work is done.
     pub(super) async fn call<F, T>(&self, work: F) -> Result<T>
     where
-        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
         T: Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
         let job = Call {
-            work: Some(work),
+            work,
             result: None,
             caller,
         };
@@ -129,6 +130,7 @@ impl WriterHandle {
         StateSnapshot {
             calls: self.counts.calls.load(Ordering::Relaxed),
             transactions: self.counts.transactions.load(Ordering::Relaxed),
+            rows: self.counts.rows.load(Ordering::Relaxed),
         }
     }
 
@@ -210,7 +212,10 @@ impl Writer {
         if group.is_empty() {
             return;
         }
+        let rows = self.connection.total_changes();
         let outcome = self.transaction(group);
+        let rows = self.connection.total_changes() - rows;
+        self.counts.rows.fetch_add(rows, Ordering::Relaxed);
         self.counts.transactions.fetch_add(1, Ordering::Relaxed);
         self.counts
             .calls
@@ -224,11 +229,27 @@ impl Writer {
         self.still_there()?;
         self.roll_back()?;
         self.execute("BEGIN IMMEDIATE")?;
-        let outcome = self.work(group).and_then(|()| self.execute("COMMIT"));
+        if self.together(group) {
+            return self.commit_or_undo(Ok(()));
+        }
+        // One has failed: all of it again, each with a way back of its own.
+        self.roll_back()?;
+        self.execute("BEGIN IMMEDIATE")?;
+        self.commit_or_undo(self.one_by_one(group))
+    }
+
+    fn commit_or_undo(&self, worked: Result<(), Failure>) -> Result<(), Failure> {
+        let outcome = worked.and_then(|()| self.execute("COMMIT"));
         if outcome.is_err() {
             self.roll_back()?;
         }
         outcome
+    }
+
+    /// Does the work of all, without the copies of pages that a savepoint makes for each; false when one fails.
+    fn together(&self, group: &mut [Box<dyn Job>]) -> bool {
+        let mut jobs = group.iter_mut();
+        jobs.all(|job| job.work(&self.connection).is_ok())
     }
 
     /// Ends a transaction that a failure has left open, the last group's too.
@@ -240,7 +261,7 @@ impl Writer {
     }
 
     /// Does each job's work; one that fails undoes its own part and not that of the others.
-    fn work(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+    fn one_by_one(&self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
         for job in group {
             self.execute("SAVEPOINT job")?;
             if let Err(failure) = job.work(&self.connection) {

@@ -1,5 +1,6 @@
 //! The embedded state against the real disk and real second processes.
 
+mod changes;
 mod faults;
 mod history;
 mod processes;

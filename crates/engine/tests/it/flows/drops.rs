@@ -36,6 +36,9 @@ fn dropping_a_running_flow_lets_go_of_everything() {
     feed.give([json!(1), json!(2)]);
     let flow = Started::new(&plan, &RunOptions::default());
     flow.until(|report| report.stages[2].records_out > 3 && report.stages[5].calls > 0);
+    wait_until(PATIENCE, || {
+        bench.runs().iter().any(|run| run.outcome.is_none())
+    });
     flow.abandon();
 
     wait_until(PATIENCE, || {
@@ -66,6 +69,8 @@ fn f5_a_run_whose_process_is_gone_does_not_run_for_ever() {
     let text = "pipelines: {p: {every: 1h, stages: [{core_logic: {rust: hang}}]}}";
     let flow = bench.start(text);
     flow.until(|report| report.stages[0].calls == 1);
+    // A run does not wait for its row, which comes a moment later.
+    wait_until(PATIENCE, || bench.runs().len() == 1);
     assert_eq!(bench.runs()[0].outcome, None, "it runs");
     flow.stop();
     flow.stop();

@@ -16,7 +16,7 @@ use wiredflow_engine::state::{
 
 use super::{FLOW, at, check_refused, close, committed, letter, open};
 
-const ALL: Selection<'_> = Selection {
+pub(super) const ALL: Selection<'_> = Selection {
     pipeline: None,
     limit: None,
 };
