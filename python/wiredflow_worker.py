@@ -33,6 +33,7 @@ PROCESS = os.getpid()
 SHIM = (lambda: None).__code__.co_filename  # how this file is named in tracebacks
 MODULES = {}  # the user's files that are imported, by path
 PARAMETER = inspect.Parameter
+DATA = frozenset([type(None), bool, int, float, str, list, tuple, dict])  # what most functions return
 
 
 class Plain(Exception):
@@ -84,7 +85,7 @@ class Worker:
         self.channel.send(encoded(type="hello", version=VERSION, functions=list(self.functions), slots=1))
         threading.Thread(target=self.watch, args=(start.get("heartbeat"),), daemon=True).start()
         while True:
-            self.wait(lambda: self.calls)
+            self.wait(self.calls.__len__)
             self.run(self.calls.popleft())
 
     def run(self, call):
@@ -108,16 +109,14 @@ class Worker:
             known = ", ".join("`%s`" % name for name in self.functions)
             return failure(call.id, "config", "there is no function `%s` here; there is: %s" % (call.function, known))
         result = function(call.params, call.batch)
-        if inspect.iscoroutine(result):
-            result = self.complete(result)
-        if inspect.isasyncgen(result):
-            result = self.items_of(result)
-        if inspect.isgenerator(result):
-            with contextlib.closing(result):
-                self.stream(call, function, result)
-        elif function.gives:
-            return self.output(call, result) + done(call)
-        return done(call)
+        if type(result) not in DATA:
+            result = self.complete(result) if inspect.iscoroutine(result) else result
+            result = self.items_of(result) if inspect.isasyncgen(result) else result
+            if inspect.isgenerator(result):
+                with contextlib.closing(result):
+                    self.stream(call, function, result)
+                return done(call)
+        return self.output(call, result) + done(call) if function.gives else done(call)
 
     def stream(self, call, function, items):
         """Sends each item as soon as it is there, but no more of them than the host takes."""
@@ -316,7 +315,7 @@ def records(batch):
 
 def shaped(value):
     """A function's output as a batch: `many` and the list, or `one` and the record."""
-    if not isinstance(value, (dict, list, str)) and (isinstance(value, (set, frozenset)) or hasattr(value, "tolist")):
+    if type(value) not in DATA and (isinstance(value, (set, frozenset)) or hasattr(value, "tolist")):
         value = plain(value)
     return ("many" if isinstance(value, (list, tuple)) else "one"), value
 

@@ -93,6 +93,17 @@ impl Flow {
         self
     }
 
+    /// Links in a Rust function that never waits; see [`Functions::register_quick`] for what it promises and gains.
+    #[must_use]
+    pub fn quick_function(
+        mut self,
+        name: &str,
+        function: impl Fn(Call) -> Result<Value> + Send + Sync + 'static,
+    ) -> Self {
+        self.functions.register_quick(name, function);
+        self
+    }
+
     /// Sets any other key of the flow: `state`, `on_failure`.
     #[must_use]
     pub fn set(mut self, key: &str, value: impl Into<Node>) -> Self {

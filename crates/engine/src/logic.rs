@@ -1,6 +1,7 @@
 //! The user's own code, in whatever language: checked, opened and called in one way.
 
 mod keys;
+mod quick;
 mod sql;
 mod threads;
 
@@ -15,7 +16,8 @@ use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::stage::Cx;
 use wiredflow_core::{Batch, Error, Map, Params, Result, Value};
 
-use crate::functions::{Call, Function};
+use crate::clock::Clock;
+use crate::functions::{Call, Function, Linked, Quick};
 use crate::resources::Resources;
 use crate::sql::Query;
 use crate::storages::StorageHandles;
@@ -62,7 +64,7 @@ enum Code {
     /// `file.py:name`.
     Python(String),
     /// Linked in.
-    Rust(Function),
+    Rust(Linked),
     /// A command and its arguments.
     Program(Vec<String>),
     /// A query.
@@ -84,9 +86,12 @@ impl FunctionPlan {
     /// Starts what runs it.
     pub(crate) async fn open(&self, resources: &Resources) -> Result<Logic> {
         let body = match &self.code {
-            Code::Rust(function) => {
+            Code::Rust(Linked::Waits(function)) => {
                 let threads = Threads::of(&resources.threads);
                 Body::Rust(Arc::clone(function), threads)
+            }
+            Code::Rust(Linked::Quick(function)) => {
+                Body::Quick(Arc::clone(function), resources.clock.outside())
             }
             Code::Sql(query) => Body::Sql(SqlCalls::new(
                 query.clone(),
@@ -160,6 +165,7 @@ pub(crate) struct Logic {
 enum Body {
     Python(Box<Python>),
     Rust(Function, Threads),
+    Quick(Quick, Clock),
     Program(Program),
     Sql(SqlCalls),
 }
@@ -168,7 +174,7 @@ impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Python(python) => write!(f, "{python:?}"),
-            Self::Rust(..) => f.write_str("rust"),
+            Self::Rust(..) | Self::Quick(..) => f.write_str("rust"),
             Self::Program(program) => write!(f, "{program:?}"),
             Self::Sql(calls) => write!(f, "{calls:?}"),
         }
@@ -209,13 +215,13 @@ impl Logic {
                 let begun = cx.spend(Activity::Overhead, python.pool.call(request));
                 Ok(Outputs::Worker(Box::new(begun.await?)))
             }
+            Body::Quick(function, clock) => {
+                let given = quick::call(function, self.rust_call(batch, params, cx), clock);
+                let given = Batch::of_document(given.await?);
+                Ok(Outputs::Ready(VecDeque::from([given])))
+            }
             Body::Rust(function, threads) => {
-                let call = Call {
-                    data: document(batch),
-                    params: Arc::new(params),
-                    pipeline: Arc::clone(&cx.pipeline),
-                    storages: self.storages.clone(),
-                };
+                let call = self.rust_call(batch, params, cx);
                 let (give, take) = mpsc::channel(AHEAD);
                 let function = Arc::clone(function);
                 let run = move || {
@@ -245,6 +251,15 @@ impl Logic {
             first.get_or_insert(output);
         }
         Ok(first.unwrap_or_default())
+    }
+
+    fn rust_call(&self, batch: &Batch, params: Map, cx: &Cx) -> Call {
+        Call {
+            data: document(batch),
+            params: Arc::new(params),
+            pipeline: Arc::clone(&cx.pipeline),
+            storages: self.storages.clone(),
+        }
     }
 
     fn program_call(&self, batch: &Batch, params: &Map, cx: &Cx) -> Result<ProgramCall> {

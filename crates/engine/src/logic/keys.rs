@@ -10,6 +10,7 @@ use wiredflow_core::{Map, Value};
 
 use super::{Code, FunctionPlan};
 use crate::catalogue::CheckCx;
+use crate::functions::Linked;
 use crate::sql::Query;
 use crate::worker::look_for;
 
@@ -126,7 +127,7 @@ pub(crate) fn prepare(node: &Node, role: Role, cx: &mut CheckCx<'_>) -> Option<F
 }
 
 /// The Rust function of that name.
-fn linked(name: &str, span: Span, cx: &mut CheckCx<'_>) -> Option<crate::functions::Function> {
+fn linked(name: &str, span: Span, cx: &mut CheckCx<'_>) -> Option<Linked> {
     let function = cx.functions.find(name);
     if function.is_none() {
         let message = format!("there is no Rust function `{name}` in this program");

@@ -148,7 +148,8 @@ impl Ending {
     }
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> Error {
+/// What a function's panic is told as.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     Error::bug(format!(

@@ -1,5 +1,6 @@
 //! One worker over any byte stream: handshake, calls by id, outputs with credit, loads and saves.
 
+mod outbox;
 mod reader;
 
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wiredflow_core::frame::{
@@ -18,6 +19,7 @@ use wiredflow_core::frame::{
 };
 use wiredflow_core::{Batch, Error};
 
+use self::outbox::Outbox;
 use self::reader::Reader;
 use super::gate::Gate;
 use super::{Request, WorkerHost};
@@ -49,6 +51,7 @@ impl fmt::Debug for Link {
 #[derive(Debug)]
 pub struct Client {
     frames: mpsc::Sender<Vec<u8>>,
+    outbox: Arc<Outbox>,
     shared: Arc<Shared>,
     hello: Hello,
     limit: usize,
@@ -146,10 +149,11 @@ impl Client {
             encoded(&Frame::Start(start.clone()), start.limit)
                 .map_err(|reason| StartError::Lost(Loss::Broke(reason)))?,
         );
+        let outbox = Arc::new(Outbox::new(writer, first));
         link.tasks.spawn("worker writer", {
-            let (stop, shared) = (stop.clone(), Arc::clone(&shared));
+            let (stop, shared, outbox) = (stop.clone(), Arc::clone(&shared), Arc::clone(&outbox));
             async move {
-                stop.run_until_cancelled(write(writer, first, queue, &shared))
+                stop.run_until_cancelled(outbox.work_off(queue, &shared))
                     .await;
             }
         });
@@ -174,6 +178,7 @@ impl Client {
             .unwrap_or_else(|_| Err(StartError::Lost(Loss::Gone("the flow ends".to_owned()))))?;
         Ok(Self {
             frames,
+            outbox,
             shared,
             hello,
             limit: start.limit,
@@ -231,7 +236,9 @@ impl Client {
         };
         self.shared.lock().open.insert(id, open);
         self.shared.gate.open();
-        place.send(bytes);
+        if let Some(bytes) = self.outbox.try_write(bytes, &self.shared) {
+            place.send(bytes);
+        }
         Ok(Call {
             id,
             events: receiver,
@@ -353,26 +360,6 @@ impl Shared {
     fn lost(&self) -> CallError {
         let closed = || Loss::Gone("its host has closed the stream".to_owned());
         CallError::Lost(self.lock().lost.clone().unwrap_or_else(closed))
-    }
-}
-
-/// Writes frames until the client is dropped. An error is no news: the reader sees the end too.
-async fn write(
-    mut writer: impl AsyncWrite + Unpin,
-    first: Vec<u8>,
-    mut queue: mpsc::Receiver<Vec<u8>>,
-    shared: &Shared,
-) {
-    let mut next = Some(first);
-    while let Some(bytes) = next {
-        let written = async {
-            writer.write_all(&bytes).await?;
-            writer.flush().await
-        };
-        if let Err(error) = written.await {
-            return shared.lose(Loss::Gone(format!("it takes no frames: {error}")));
-        }
-        next = queue.recv().await;
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 mod drops;
 mod ends;
 mod failures;
+mod quick;
 mod schedules;
 mod stages;
 mod storing;

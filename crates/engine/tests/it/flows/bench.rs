@@ -59,6 +59,16 @@ impl Bench {
         self
     }
 
+    /// Links in a function that gives one document and never waits.
+    pub(crate) fn quick(
+        mut self,
+        name: &str,
+        function: impl Fn(Call) -> Result<Value> + Send + Sync + 'static,
+    ) -> Self {
+        self.functions.register_quick(name, function);
+        self
+    }
+
     /// Links in `hang`, which hands its batch on only once it is let go.
     pub(crate) fn hanging(self) -> (Self, Arc<AtomicBool>) {
         let free = Arc::new(AtomicBool::new(false));

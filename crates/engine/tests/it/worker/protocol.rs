@@ -75,7 +75,16 @@ fn pair(
     heartbeat: Option<u64>,
     host: &Arc<TestHost>,
 ) -> (impl Future<Output = Result<Client, StartError>>, Far) {
-    let (near, far) = tokio::io::duplex(1 << 16);
+    pair_over(1 << 16, heartbeat, host)
+}
+
+/// The two ends of a stream that holds so many bytes.
+fn pair_over(
+    holds: usize,
+    heartbeat: Option<u64>,
+    host: &Arc<TestHost>,
+) -> (impl Future<Output = Result<Client, StartError>>, Far) {
+    let (near, far) = tokio::io::duplex(holds);
     let (reader, writer) = tokio::io::split(near);
     let mut first = start(Path::new("/"), Vec::new());
     first.heartbeat = heartbeat;
@@ -98,7 +107,12 @@ fn pair(
 }
 
 async fn connected(heartbeat: Option<u64>, host: &Arc<TestHost>) -> (Client, Far) {
-    let (connect, mut far) = pair(heartbeat, host);
+    greeted(pair(heartbeat, host)).await
+}
+
+async fn greeted(
+    (connect, mut far): (impl Future<Output = Result<Client, StartError>>, Far),
+) -> (Client, Far) {
     let answer = async {
         assert!(matches!(far.next().await, Frame::Start(_)));
         far.say(Frame::Hello(Hello {
@@ -110,6 +124,42 @@ async fn connected(heartbeat: Option<u64>, host: &Arc<TestHost>) -> (Client, Far
     };
     let (client, ()) = tokio::join!(connect, answer);
     (client.unwrap(), far)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_that_the_stream_takes_in_parts_arrive_whole_and_in_the_order_of_their_caller() {
+    let (client, mut far) = greeted(pair_over(100, None, &Arc::default())).await;
+    let client = Arc::new(client);
+    let (callers, calls) = (4, 60);
+    let mut tasks = Vec::new();
+    for caller in 0..callers {
+        let client = Arc::clone(&client);
+        tasks.push(tokio::spawn(async move {
+            let mut open = Vec::new();
+            for number in 0..calls {
+                let text = "x".repeat(37 * (number % 9));
+                let data = one(json!({"caller": caller, "number": number, "text": text}));
+                open.push(client.call(data.request("f")).await.unwrap());
+            }
+            open
+        }));
+    }
+    let mut next = vec![0; callers];
+    for _ in 0..callers * calls {
+        let call = far.next_call().await;
+        let Some(Payload::One(data)) = call.batch else {
+            panic!("{call:?}");
+        };
+        let caller = usize::try_from(data["caller"].as_u64().unwrap()).unwrap();
+        let number = usize::try_from(data["number"].as_u64().unwrap()).unwrap();
+        assert_eq!(number, next[caller], "of caller {caller}");
+        assert_eq!(data["text"].as_str().unwrap().len(), 37 * (number % 9));
+        next[caller] += 1;
+    }
+    // Nothing is cancelled before all have arrived.
+    for task in tasks {
+        drop(task.await.unwrap());
+    }
 }
 
 #[tokio::test]
