@@ -91,7 +91,7 @@ impl FunctionPlan {
                 Body::Rust(Arc::clone(function), threads)
             }
             Code::Rust(Linked::Quick(function)) => {
-                Body::Quick(Arc::clone(function), resources.clock.outside())
+                Body::Quick(Arc::clone(function), resources.clock.clone())
             }
             Code::Sql(query) => Body::Sql(SqlCalls::new(
                 query.clone(),
@@ -216,8 +216,9 @@ impl Logic {
                 Ok(Outputs::Worker(Box::new(begun.await?)))
             }
             Body::Quick(function, clock) => {
-                let given = quick::call(function, self.rust_call(batch, params, cx), clock);
-                let given = Batch::of_document(given.await?);
+                let call = self.rust_call(batch, params, cx);
+                let given = quick::call(function, call, clock, cx.deadline).await?;
+                let given = Batch::of_document(given);
                 Ok(Outputs::Ready(VecDeque::from([given])))
             }
             Body::Rust(function, threads) => {
