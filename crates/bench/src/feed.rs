@@ -112,6 +112,7 @@ impl Source for Fed {
                         epoch: 0,
                         id: id as u64,
                     },
+                    identity: None,
                     payload: Payload::Values((feed.records)(id)),
                     origin: None,
                 };

@@ -32,11 +32,33 @@ pub struct Token {
     pub id: u64,
 }
 
+/// What a delivery is known by when it comes again after this process, or a connection, has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The source's place for it: no two unacknowledged deliveries have the same at a time.
+    pub place: u32,
+    /// Tells it from others that had the place before: a digest of the session and of what arrived.
+    pub print: u64,
+    /// Whether the peer says that it may have delivered it before.
+    pub again: bool,
+}
+
+/// A delivery as a sink knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Tells it apart while this process lives.
+    pub token: Token,
+    /// Tells it apart for longer, where its source can.
+    pub identity: Option<Identity>,
+}
+
 /// What a trigger starts.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// The source's own mark.
     pub token: Token,
+    /// What it is known by when it comes again; none where nothing comes again, or cannot be told from another.
+    pub identity: Option<Identity>,
     /// What arrived.
     pub payload: Payload,
     /// Where it came from, for the dead letter: a topic, an address.

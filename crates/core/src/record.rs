@@ -56,6 +56,15 @@ impl Record {
         }
     }
 
+    /// The place, among the call's deliveries, of the one that it belongs to; none for a record of the stage's own
+    /// making, which belongs to all of them.
+    pub fn delivery(&self) -> Option<usize> {
+        match self.origin {
+            Origin::One(place) => Some(place as usize),
+            Origin::All => None,
+        }
+    }
+
     /// The value.
     pub fn value(&self) -> &Value {
         &self.value

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::charge::{Activity, Charge};
-use crate::delivery::{Delivery, Settled};
+use crate::delivery::{Delivery, Mark, Settled};
 use crate::error::Result;
 use crate::record::{Batch, Params};
 use crate::storage::{CommitReceipt, Epoch};
@@ -66,6 +66,9 @@ pub struct Cx {
     pub attempt: u32,
     /// The owner's epoch, for commits that can check it.
     pub epoch: Epoch,
+    /// The deliveries of the call's batch by their places, for sinks that must know one which comes again; none
+    /// where no source can tell.
+    pub marks: Option<Arc<[Mark]>>,
     /// How long the engine will wait for this attempt.
     pub deadline: Option<Duration>,
     /// Where time is charged.

@@ -150,16 +150,19 @@ pub enum Mapping {
 /// retries inside: a storage holds no retry code. After an error no row of that call counts as
 /// stored; a storage takes care that a part of it is not seen later (truncate or roll back).
 pub trait Storage: Send {
-    /// Makes the rows and the cursor safe, or changes nothing.
+    /// Makes the rows and the cursors safe, or changes nothing.
     ///
     /// A row that can never be stored is `Error::data(…).at_record(index)`; a full or failing disk is
     /// `Error::remote`. Rows arrive as the preprocessing left them, oldest first.
     fn commit(
         &mut self,
         rows: &[&Value],
-        cursor: Option<&Cursor>,
+        cursors: &[Cursor],
         epoch: Epoch,
     ) -> Result<CommitReceipt>;
+
+    /// Where a source stood at the last commit that said so: what was made safe with the rows.
+    fn cursor(&mut self, source: &str) -> Result<Option<String>>;
 
     /// Whether the rows of several commits may come as one. Not so where a commit replaces the rows of the
     /// one before.

@@ -369,9 +369,10 @@ impl StorageEntry {
             let config: K::Config = read(node, cx)?;
             K::check(&config, &place, node, cx);
             let writes = K::writes(&config, &place);
-            Some(OpenStorage::new(writes, move |left| {
+            Some(OpenStorage::new(writes, move |left, state| {
                 let place = StoragePlace {
                     left,
+                    state,
                     ..place.clone()
                 };
                 let storage = K::open(config.clone(), &place)?;

@@ -3,6 +3,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod layout;
+mod ledger;
 pub(crate) mod records;
 mod tail;
 pub(crate) mod value;
@@ -15,11 +16,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use wiredflow_core::node::Node;
+use wiredflow_core::storage::Cursor;
 use wiredflow_core::{Error, Result};
 
 use crate::catalogue::CheckCx;
+use crate::state::FileLineOnItsWay;
 use crate::storages::StoragePlace;
 use disk::{cannot_open, create_folders, failed, prepare_folder, sync_folder};
+use ledger::Ledger;
 
 /// Buffers of whole-file work.
 const CHUNK: usize = 1 << 17;
@@ -33,6 +37,8 @@ const CHUNK: usize = 1 << 17;
 pub(crate) struct DataFile {
     path: PathBuf,
     open: Option<Open>,
+    /// What the flow's state remembers of it; none where it remembers nothing.
+    ledger: Option<Ledger>,
 }
 
 #[derive(Debug)]
@@ -44,12 +50,13 @@ struct Open {
 }
 
 impl DataFile {
-    /// Opens the file if there is one, and locks it against a second writer.
+    /// Opens the file if there is one, locks it against a second writer, and takes back what a crash has left of
+    /// a commit.
     ///
     /// # Errors
     /// `Config` when it is a symbolic link or no file, when another storage or process has it open, or
     /// when this user may not; `Remote` for what the disk refuses.
-    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+    pub(crate) fn open(path: PathBuf, place: &StoragePlace) -> Result<Self> {
         // NONBLOCK: a FIFO in the file's place must be refused, not waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = OpenOptions::new()
@@ -70,7 +77,40 @@ impl DataFile {
             }
             Err(error) => return Err(cannot_open(&path, &error)),
         };
-        Ok(Self { path, open })
+        let ledger = Ledger::of(place, &path);
+        let mut file = Self {
+            path,
+            open,
+            ledger: None,
+        };
+        if let Some(mut ledger) = ledger {
+            ledger.recover(&mut file, place.left)?;
+            file.ledger = Some(ledger);
+        }
+        Ok(file)
+    }
+
+    /// Says where sources stand with the next write, which makes it safe.
+    pub(crate) fn set_cursors(&mut self, cursors: &[Cursor]) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.set_next(cursors);
+        }
+    }
+
+    /// Where a source stood with the last write.
+    pub(crate) fn cursor(&self, source: &str) -> Option<String> {
+        self.ledger.as_ref()?.cursor(source)
+    }
+
+    /// What was written counts: it is on the disk, and so is what is remembered of it.
+    fn counts(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.counts();
+        }
+    }
+
+    fn inode(&self) -> Option<u64> {
+        self.open.as_ref().map(|open| open.inode)
     }
 
     /// The file's path.
@@ -111,20 +151,25 @@ impl DataFile {
             // Made whole: nobody sees a file that is empty or half written.
             return self.replace(|_, new| new.write_all(bytes));
         };
+        let line = self.ledger.as_ref();
+        let line = line.map(|ledger| ledger.begin_write(at, bytes, old_end));
         let written = open
             .file
             .write_all_at(bytes, at)
-            .and_then(|()| open.file.sync_data());
-        if let Err(error) = written {
+            .and_then(|()| open.file.sync_data())
+            .map_err(|error| failed(&self.path, "write", &error));
+        let remembered = line.map_or(Ok(()), FileLineOnItsWay::wait);
+        if let Err(error) = written.and(remembered) {
             // First cut, then mend: what a crash between the two leaves is a file whose end is missing.
             let mended = open
                 .file
                 .set_len(at)
                 .and_then(|()| open.file.write_all_at(old_end, at));
             drop(mended);
-            return Err(self.failed("write", &error));
+            return Err(error);
         }
         open.length = at + bytes.len() as u64;
+        self.counts();
         Ok(())
     }
 
@@ -153,7 +198,9 @@ impl DataFile {
                 drop(fs::remove_file(&self.path));
             }
             self.failed("write", &error)
-        })
+        })?;
+        self.counts();
+        Ok(())
     }
 
     fn fill_and_rename(
@@ -176,6 +223,10 @@ impl DataFile {
         file.sync_all()?;
         lock(&file)?;
         let open = Open::new(&file.metadata()?, file);
+        if let Some(ledger) = &self.ledger {
+            let line = ledger.begin_replace(open.inode, open.length, self.length());
+            line.wait().map_err(io::Error::other)?;
+        }
         match &self.open {
             Some(_) => fs::rename(beside, &self.path)?,
             None => rename_new(beside, &self.path)?,

@@ -37,6 +37,7 @@ mod client_id;
 mod intake;
 mod keeper;
 mod link;
+mod packet_ids;
 mod packets;
 pub(crate) mod publisher;
 mod rest;

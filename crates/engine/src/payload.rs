@@ -179,6 +179,7 @@ mod tests {
         let shaping = Shaping::of(format, field).unwrap();
         let delivery = shaping.shaped(Delivery {
             token: Token::default(),
+            identity: None,
             payload: Payload::Json(Bytes::from_static(bytes)),
             origin: Some("plant/a/temp".into()),
         });

@@ -127,7 +127,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
     };
     let storages = plan.storages.iter().map(|storage: &StoragePlan| Entrusted {
         name: &storage.name,
-        opener: storage.open.opener(left),
+        opener: storage.open.opener(left, Some(state.handle())),
     });
     let (writers, handles) = Writers::start(storages)?;
     let stages = |pipeline: &PipelinePlan| {

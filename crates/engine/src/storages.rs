@@ -4,6 +4,7 @@ mod csv;
 mod json;
 mod jsonl;
 mod owner;
+mod seen;
 mod sqlite;
 
 use std::fmt;
@@ -15,8 +16,9 @@ use wiredflow_core::Result;
 use wiredflow_core::storage::{Mapping, Storage};
 
 use crate::catalogue::{StorageEntry, StorageOpener};
+use crate::state::StateHandle;
 
-pub use owner::{Entrusted, StorageHandle, StorageHandles, Writers};
+pub use owner::{Entrusted, RowsOf, StorageHandle, StorageHandles, Writers};
 
 /// All storages.
 pub const STORAGES: &[StorageEntry] = &[
@@ -41,6 +43,8 @@ pub struct StoragePlace {
     pub key: Option<String>,
     /// How its files were left.
     pub left: Left,
+    /// Where the flow remembers how far they are committed; none where it need not.
+    pub state: Option<StateHandle>,
 }
 
 impl StoragePlace {
@@ -65,12 +69,14 @@ pub enum Left {
     /// Nothing: a crash may have torn the end.
     #[default]
     Unknown,
+    /// They are this process, which opens them again: what has changed since is another's.
+    Here,
 }
 
 /// Opens a checked storage.
 #[derive(Clone)]
 pub struct OpenStorage {
-    open: Arc<dyn Fn(Left) -> Result<Box<dyn Storage>> + Send + Sync>,
+    open: Arc<dyn Fn(Left, Option<StateHandle>) -> Result<Box<dyn Storage>> + Send + Sync>,
     writes: Arc<str>,
 }
 
@@ -78,7 +84,7 @@ impl OpenStorage {
     /// A storage that `open` opens, and the words for what it writes.
     pub fn new(
         writes: String,
-        open: impl Fn(Left) -> Result<Box<dyn Storage>> + Send + Sync + 'static,
+        open: impl Fn(Left, Option<StateHandle>) -> Result<Box<dyn Storage>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             open: Arc::new(open),
@@ -92,12 +98,15 @@ impl OpenStorage {
     }
 
     /// Opens it, on its writer thread: the first time as its files were left, and after that, which is
-    /// after an error, without knowing how they are.
-    pub fn opener(&self, left: Left) -> StorageOpener {
+    /// after an error, as this process has left them. `state` remembers how far they are committed.
+    pub fn opener(&self, left: Left, state: Option<StateHandle>) -> StorageOpener {
         let (open, first) = (Arc::clone(&self.open), AtomicBool::new(true));
         Arc::new(move || {
-            let is_first = first.swap(false, Ordering::Relaxed);
-            open(if is_first { left } else { Left::Unknown })
+            let left = match first.swap(false, Ordering::Relaxed) {
+                true => left,
+                false => Left::Here,
+            };
+            open(left, state.clone())
         })
     }
 }

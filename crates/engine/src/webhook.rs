@@ -172,6 +172,7 @@ impl Webhook {
         self.waiting().insert(id, request.tell);
         Some(Delivery {
             token: Token { epoch: 0, id },
+            identity: None,
             payload: request.payload,
             origin: Some(Arc::clone(&self.origin)),
         })

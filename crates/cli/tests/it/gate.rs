@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread;
 
-/// The kinds of packets that the steps of QoS 2 are.
+/// The kinds of packets that a message is acknowledged by: at QoS 1, and the steps of QoS 2.
+pub(crate) const PUBACK: u8 = 4;
 pub(crate) const PUBREC: u8 = 5;
 pub(crate) const PUBCOMP: u8 = 7;
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{Outcome, Settle, Settled, Tally, Token, Way};
+use super::{Mark, Outcome, Settle, Settled, Tally, Token, Way};
 use crate::record::{Batch, Origin, Record};
 use crate::storage::CommitReceipt;
 
@@ -14,7 +14,7 @@ struct Arrival {
 }
 
 struct DeliveryState {
-    token: Token,
+    mark: Mark,
     open: AtomicUsize,
     worst: AtomicU8,
     reason: OnceLock<Arc<str>>,
@@ -23,9 +23,9 @@ struct DeliveryState {
 }
 
 impl DeliveryState {
-    fn new(token: Token) -> Self {
+    fn new(mark: Mark) -> Self {
         Self {
-            token,
+            mark,
             open: AtomicUsize::new(1),
             worst: AtomicU8::new(Outcome::Committed as u8),
             reason: OnceLock::new(),
@@ -51,9 +51,9 @@ pub(super) struct Share {
 
 impl Share {
     /// The first share of each of the deliveries that arrived together.
-    pub(super) fn first(tokens: Vec<Token>, settle: &Arc<dyn Settle>) -> Vec<Self> {
+    pub(super) fn first(marks: Vec<Mark>, settle: &Arc<dyn Settle>) -> Vec<Self> {
         let arrival = Arc::new(Arrival {
-            deliveries: tokens.into_iter().map(DeliveryState::new).collect(),
+            deliveries: marks.into_iter().map(DeliveryState::new).collect(),
             settle: Arc::clone(settle),
         });
         let share = |place| Self {
@@ -111,7 +111,7 @@ impl Share {
             let worst = state.worst.load(Ordering::Relaxed);
             let outcome = Outcome::ALL[usize::from(worst)];
             let settled = Settled {
-                token: state.token,
+                token: state.mark.token,
                 outcome,
                 proof: Arc::clone(proof),
                 reason: state.reason.get().cloned(),
@@ -175,7 +175,7 @@ impl Drop for Share {
 
 impl std::fmt::Debug for Share {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.state().map(|state| state.token))
+        write!(f, "{:?}", self.state().map(|state| state.mark.token))
     }
 }
 
@@ -196,7 +196,18 @@ impl Lineage {
     pub fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
         self.shares
             .iter()
-            .filter_map(|share| share.state().map(|state| state.token))
+            .filter_map(|share| share.state().map(|state| state.mark.token))
+    }
+
+    /// Its deliveries by their places in the batch, as a sink knows them; none where no source can tell one
+    /// that comes again.
+    pub fn marks(&self) -> Option<Arc<[Mark]>> {
+        let mark = |share: &Share| share.state().map(|state| state.mark);
+        let told = |share: &Share| mark(share).is_some_and(|mark| mark.identity.is_some());
+        if !self.shares.iter().any(told) {
+            return None;
+        }
+        self.shares.iter().map(mark).collect()
     }
 
     /// Adds a sink's receipt; it joins an earlier one of the same sink, so that there is one for each.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::lineage::{Lineage, Share};
-use super::{Outcome, Settle, Token};
+use super::{Mark, Outcome, Settle, Token};
 use crate::record::{Batch, Origin, Params, Record, Value};
 
 /// What travels between stages: records, the deliveries they came from, and the params in force.
@@ -23,14 +23,26 @@ impl Parcel {
         deliveries: Vec<(Token, Values)>,
         settle: &Arc<dyn Settle>,
     ) -> Self {
+        let unknown = |(token, values)| {
+            let identity = None;
+            (Mark { token, identity }, values)
+        };
+        Self::arrived(deliveries.into_iter().map(unknown), settle)
+    }
+
+    /// As [`Parcel::start`], for deliveries that may come again.
+    pub fn arrived<Values: IntoIterator<Item = Value>>(
+        deliveries: impl ExactSizeIterator<Item = (Mark, Values)>,
+        settle: &Arc<dyn Settle>,
+    ) -> Self {
         let mut records = Vec::with_capacity(deliveries.len());
-        let mut tokens = Vec::with_capacity(deliveries.len());
-        for (token, values) in deliveries {
-            let index = tokens.len() as u32;
+        let mut marks = Vec::with_capacity(deliveries.len());
+        for (mark, values) in deliveries {
+            let index = marks.len() as u32;
             records.extend(values.into_iter().map(|value| Record::of(value, index)));
-            tokens.push(token);
+            marks.push(mark);
         }
-        let shares = Share::first(tokens, settle);
+        let shares = Share::first(marks, settle);
         let lineage = Lineage {
             shares,
             receipts: Vec::new(),

@@ -150,6 +150,7 @@ pub(crate) fn prepare(storage: &Named, cx: &mut CheckCx<'_>) -> Option<OpenStora
         mapping: config.options.mapping.into(),
         key: config.options.key.clone(),
         left: Left::Unknown,
+        state: None,
     };
     (entry.prepare)(&config.config, place, cx)
 }

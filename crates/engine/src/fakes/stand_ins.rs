@@ -119,6 +119,7 @@ impl Source for Stream {
         let delivery = |said| {
             let delivery = Delivery {
                 token: Token::default(),
+                identity: None,
                 payload: Payload::Json(match said {
                     Said::Json(Value::String(text)) if bare => Bytes::from(text),
                     Said::Json(value) => Bytes::from(value.to_string()),

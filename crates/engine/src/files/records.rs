@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, Write};
 
-use wiredflow_core::storage::{Loaded, Mapping, Query};
+use wiredflow_core::storage::{Cursor, Loaded, Mapping, Query};
 use wiredflow_core::{Error, Map, Result, Value};
 
 use super::layout::{ARRAY, Layout};
 use super::value::write_json;
 use super::{DataFile, tail};
+use crate::storages::StoragePlace;
 
 /// Buffers that have grown beyond this are not kept.
 const BUFFER: usize = 1 << 20;
@@ -31,9 +32,10 @@ impl RecordFile {
     pub(crate) fn open(
         path: std::path::PathBuf,
         layout: &'static Layout,
-        mapping: Mapping,
+        place: &StoragePlace,
     ) -> Result<Self> {
-        let mut file = DataFile::open(path)?;
+        let mapping = place.mapping;
+        let mut file = DataFile::open(path, place)?;
         let end = tail::recover(&mut file, layout, mapping)?;
         let mut records = Self {
             file,
@@ -54,8 +56,14 @@ impl RecordFile {
         self.mapping
     }
 
-    /// Makes the rows safe as the mapping says, or changes nothing.
-    pub(crate) fn commit(&mut self, rows: &[&Value]) -> Result<()> {
+    /// Where a source stood at the last commit that said so.
+    pub(crate) fn cursor(&self, source: &str) -> Option<String> {
+        self.file.cursor(source)
+    }
+
+    /// Makes the rows safe as the mapping says, with the cursors, or changes nothing.
+    pub(crate) fn commit(&mut self, rows: &[&Value], cursors: &[Cursor]) -> Result<()> {
+        self.file.set_cursors(cursors);
         match self.mapping {
             Mapping::Extend if rows.is_empty() => Ok(()),
             Mapping::Extend => self.append(rows),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use wiredflow_core::{Error, Result};
 
+use super::packet_ids::Ids;
 use crate::files::disk::{create_folders, sync_folder};
 use crate::resources::Resources;
 
@@ -21,6 +22,12 @@ struct Kept {
     /// What the broker was told to send to it.
     #[serde(default)]
     topics: Vec<String>,
+    /// The number of the session that the broker keeps for us, drawn when it began.
+    #[serde(default)]
+    session: u64,
+    /// What its packet ids tell.
+    #[serde(default)]
+    ids: Ids,
 }
 
 /// A client's id, and what is known of its session.
@@ -61,6 +68,8 @@ impl ClientId {
         let kept = found.unwrap_or_else(|| Kept {
             client_id: given.map_or_else(|| made_of(names), str::to_owned),
             topics: Vec::new(),
+            session: 0,
+            ids: Ids::Unknown,
         });
         let client_id = Self { path, kept };
         if fresh {
@@ -71,6 +80,29 @@ impl ClientId {
 
     pub(super) fn text(&self) -> &str {
         &self.kept.client_id
+    }
+
+    /// The number of the session that the broker keeps for us.
+    pub(super) fn session(&self) -> u64 {
+        self.kept.session
+    }
+
+    /// What the session's packet ids tell.
+    pub(super) fn ids(&self) -> Ids {
+        self.kept.ids
+    }
+
+    /// Notes what the session's packet ids tell.
+    pub(super) fn set_ids(&mut self, ids: Ids) -> Result<()> {
+        self.kept.ids = ids;
+        self.write()
+    }
+
+    /// The broker knows nothing of us: a session begins.
+    pub(super) fn begin_session(&mut self) -> Result<()> {
+        self.kept.session = rand::random();
+        self.kept.ids = Ids::Unknown;
+        self.write()
     }
 
     /// Whether an earlier run has subscribed under it.

@@ -2,14 +2,13 @@
 //! other. One lock for many messages, and nothing is copied.
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
-use wiredflow_core::delivery::{Delivery, Payload, Settled, Token};
+use wiredflow_core::delivery::{Delivery, Identity, Payload, Settled, Token};
 use wiredflow_core::json::MAX_PAYLOAD;
 use wiredflow_core::{Error, Result};
 
@@ -19,9 +18,6 @@ use super::window::Window;
 const MOST_WAITING: usize = 4096;
 const MOST_BYTES: usize = 16 << 20;
 
-/// How much of a payload's beginning and end its print looks at.
-const LOOK: usize = 32;
-
 /// A message for the flow.
 #[derive(Debug)]
 pub(super) struct Arrived {
@@ -29,6 +25,10 @@ pub(super) struct Arrived {
     /// The packet's id; 0 where nothing is acknowledged.
     pub(super) packet: u16,
     pub(super) duplicate: bool,
+    /// Tells it from another one under the same id.
+    pub(super) print: u64,
+    /// Whether it can be known again after this process has ended.
+    pub(super) lasting: bool,
     pub(super) payload: Result<Bytes, TooLarge>,
 }
 
@@ -103,6 +103,7 @@ impl Intake {
             bytes += arrived.kept();
             deliveries.push(Delivery {
                 token: Token { epoch, id: number },
+                identity: arrived.identity(),
                 payload: arrived.payload.map_or_else(TooLarge::told, Payload::Json),
                 origin: Some(arrived.topic),
             });
@@ -168,7 +169,7 @@ impl Intake {
                 packet => {
                     match state
                         .window
-                        .arrived(packet, arrived.duplicate, arrived.print())
+                        .arrived(packet, arrived.duplicate, arrived.print)
                     {
                         Some(number) => number,
                         None => continue,
@@ -225,19 +226,12 @@ impl State {
 }
 
 impl Arrived {
-    /// Enough of a message to tell it from another one under the same id.
-    pub(super) fn print(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        match &self.payload {
-            Ok(payload) => {
-                hasher.write_usize(payload.len());
-                hasher.write(&payload[..payload.len().min(LOOK)]);
-                hasher.write(&payload[payload.len().saturating_sub(LOOK)..]);
-            }
-            Err(TooLarge(size)) => hasher.write_usize(*size),
-        }
-        hasher.write(self.topic.as_bytes());
-        hasher.finish()
+    fn identity(&self) -> Option<Identity> {
+        self.lasting.then(|| Identity {
+            place: u32::from(self.packet),
+            print: self.print,
+            again: self.duplicate,
+        })
     }
 
     /// The bytes that it holds.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use wiredflow_core::delivery::{Delivery, Settled};
 use wiredflow_core::json::MAX_PAYLOAD;
@@ -13,8 +14,10 @@ use super::access::{Access, Qos};
 use super::client_id::ClientId;
 use super::intake::{Arrived, Intake, TooLarge};
 use super::keeper::{Keeper, Role};
+use super::packet_ids::{Ids, PacketIds};
 use super::packets::{Denied, Garbled, Message, Packet, Session, Version, Welcome};
 use super::two_steps::TwoSteps;
+use crate::clock::Clock;
 use crate::resources::Resources;
 
 /// The ids of our own packets; a connection has one of each.
@@ -50,6 +53,7 @@ impl Subscription {
             intake: Arc::clone(&intake),
             expects_session: client_id.was_used(),
             stale: client_id.topics_besides(&topics),
+            ids: PacketIds::of(client_id.ids()),
             client_id,
             topics,
             qos,
@@ -59,6 +63,7 @@ impl Subscription {
             steps: TwoSteps::default(),
             last_topic: Arc::from(""),
             room: true,
+            clock: resources.clock.clone(),
         };
         let clock = resources.clock.clone();
         let keeper = Keeper::start(settings, subscriber, clock, resources.dice.clone())?;
@@ -107,6 +112,8 @@ struct Subscriber {
     ready: Option<oneshot::Sender<Result<()>>>,
     batch: Vec<Arrived>,
     steps: TwoSteps,
+    ids: PacketIds,
+    clock: Clock,
     /// Messages of one topic mostly come in a row: its text is made once.
     last_topic: Arc<str>,
     room: bool,
@@ -116,6 +123,11 @@ impl Role for Subscriber {
     fn connected(&mut self, welcome: &Welcome, version: Version, out: &mut BytesMut) -> Result<()> {
         self.intake.connected(welcome.session_present);
         self.steps.connected(welcome.session_present);
+        self.ids.connected();
+        if !welcome.session_present {
+            self.client_id.begin_session()?;
+            self.ids = PacketIds::of(self.client_id.ids());
+        }
         if !welcome.session_present && self.expects_session {
             tracing::warn!(
                 pipeline = &*self.pipeline,
@@ -145,8 +157,14 @@ impl Role for Subscriber {
     }
 
     fn poll_write(&mut self, _: Version, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<()> {
-        let steps = &mut self.steps;
-        let wishes = self.intake.poll(cx, |id| steps.acknowledge(id, out));
+        let (steps, mut some) = (&mut self.steps, false);
+        let wishes = self.intake.poll(cx, |id| {
+            steps.acknowledge(id, out);
+            some = true;
+        });
+        if some && self.ids.known() == Ids::Unknown {
+            self.ids.acknowledged(self.clock.monotonic());
+        }
         steps.write(out);
         self.room = wishes.room;
         if wishes.released {
@@ -213,18 +231,27 @@ impl Subscriber {
     /// `size` is that of a payload which is not there.
     fn take_in(&mut self, message: Message, size: Option<usize>) {
         let size = size.unwrap_or(message.payload.len());
-        let arrived = Arrived {
+        let payload = match size > MAX_PAYLOAD {
+            true => Err(TooLarge(size)),
+            false => Ok(message.payload),
+        };
+        let mut arrived = Arrived {
             topic: self.text_of(&message.topic),
             packet: message.id,
             duplicate: message.duplicate,
-            payload: if size > MAX_PAYLOAD {
-                Err(TooLarge(size))
-            } else {
-                Ok(message.payload)
-            },
+            print: 0,
+            lasting: false,
+            payload,
         };
+        if message.id > 0 {
+            if !message.duplicate {
+                self.learn(message.id);
+            }
+            arrived.print = print(self.client_id.session(), &arrived);
+            arrived.lasting = self.ids.known() == Ids::Counted;
+        }
         if message.two_steps {
-            let (id, print) = (arrived.packet, arrived.print());
+            let (id, print) = (arrived.packet, arrived.print);
             if !self.steps.arrived(id, arrived.duplicate, print) {
                 return;
             }
@@ -232,6 +259,28 @@ impl Subscriber {
             self.steps.arrived_in_one(arrived.packet);
         }
         self.batch.push(arrived);
+    }
+
+    /// Looks what the session's packet ids tell.
+    fn learn(&mut self, id: u16) {
+        if self.ids.known() != Ids::Unknown {
+            return;
+        }
+        self.ids.arrived(id, self.clock.monotonic());
+        let known = self.ids.known();
+        if known == Ids::Reused {
+            tracing::info!(
+                pipeline = &*self.pipeline,
+                "mqtt: the broker uses packet ids again at once: after a crash, what it delivers again may be stored twice"
+            );
+        }
+        if known != Ids::Unknown
+            && let Err(error) = self.client_id.set_ids(known)
+        {
+            // Found out again by the next start; until then what comes again is stored again.
+            tracing::debug!("{error}");
+            self.ids = PacketIds::default();
+        }
     }
 
     fn text_of(&mut self, topic: &Bytes) -> Arc<str> {
@@ -268,6 +317,22 @@ impl Subscriber {
         }
         Ok(())
     }
+}
+
+/// The digest of a session, a topic and a payload: tells messages that had the same packet id apart.
+fn print(session: u64, arrived: &Arrived) -> u64 {
+    let mut digest = Sha256::new();
+    digest.update(session.to_le_bytes());
+    digest.update((arrived.topic.len() as u64).to_le_bytes());
+    digest.update(arrived.topic.as_bytes());
+    match &arrived.payload {
+        Ok(payload) => digest.update(payload),
+        Err(TooLarge(size)) => digest.update((*size as u64).to_le_bytes()),
+    }
+    let digest = digest.finalize();
+    let mut print = [0; 8];
+    print.copy_from_slice(&digest[..8]);
+    u64::from_le_bytes(print)
 }
 
 impl Drop for Subscriber {

@@ -143,10 +143,11 @@ impl Running {
         } else {
             SessionOutcome::Failed
         };
+        // First: the state keeps how far the storages' files are committed.
+        self.writers.close().await;
         if let Err(error) = self.state.close(outcome, shared.clock.now()).await {
             tracing::error!("the state was not closed in order: {error}");
         }
-        self.writers.close().await;
         Ended { report, at_once }
     }
 

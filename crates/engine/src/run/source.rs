@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wiredflow_core::delivery::{Delivery, Outcome, Parcel, Payload, Settle, Settled};
+use wiredflow_core::delivery::{Delivery, Mark, Outcome, Parcel, Payload, Settle, Settled};
 use wiredflow_core::stage::AnySource;
 use wiredflow_core::{Error, ErrorKind, Result, Value, json};
 
@@ -52,16 +52,19 @@ pub(crate) async fn take_in(
         let mut readable = Vec::with_capacity(deliveries.len());
         let mut unreadable = Vec::new();
         for delivery in deliveries {
-            let token = delivery.token;
+            let mark = Mark {
+                token: delivery.token,
+                identity: delivery.identity,
+            };
             match read(delivery) {
-                Ok(values) => readable.push((token, values)),
+                Ok(values) => readable.push((mark, values)),
                 Err(reason) => {
-                    let parcel = Parcel::start(vec![(token, None)], &settle);
+                    let parcel = Parcel::arrived([(mark, None)].into_iter(), &settle);
                     unreadable.push((parcel, reason));
                 }
             }
         }
-        let parcel = (!readable.is_empty()).then(|| Parcel::start(readable, &settle));
+        let parcel = (!readable.is_empty()).then(|| Parcel::arrived(readable.into_iter(), &settle));
         for (parcel, reason) in unreadable {
             set_aside(parcel, reason, pipeline).await?;
         }

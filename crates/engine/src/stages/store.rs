@@ -17,7 +17,7 @@ use crate::check::inline_storage;
 use crate::clock::Clock;
 use crate::logic::{self, FunctionPlan, Logic};
 use crate::resources::Resources;
-use crate::storages::StorageHandle;
+use crate::storages::{RowsOf, StorageHandle};
 
 config! {
     /// Keeps records. Its value is the name of a shared storage, a kind of storage (see below), or a
@@ -245,7 +245,11 @@ impl Stage for Store {
             true => prepared.await?,
             false => cx.spend(Activity::Compute, prepared).await?,
         };
-        let commit = self.storage.commit(rows.batch.clone(), None, cx.epoch);
+        let of = RowsOf {
+            pipeline: Arc::clone(&cx.pipeline),
+            marks: cx.marks.clone(),
+        };
+        let commit = self.storage.commit(rows.batch.clone(), of, cx.epoch);
         let receipt = commit.await.map_err(|error| rows.told(error))?;
         out.pass(Some(receipt));
         Ok(())

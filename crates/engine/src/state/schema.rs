@@ -28,7 +28,7 @@ const APPLICATION_ID: i32 = 0x5746_7374;
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// Every change of the tables since the first, in order; a line that was released is never edited.
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
 
 const V1: &str = "
 CREATE TABLE meta (
@@ -100,6 +100,28 @@ CREATE TABLE dead_letters (
     params TEXT,
     body_encoding TEXT NOT NULL CHECK (body_encoding IN ('json', 'bytes')),
     body BLOB NOT NULL
+) STRICT;
+";
+
+const V2: &str = "
+-- How far the data files of storages are committed: see the module `files`.
+CREATE TABLE files (
+    name TEXT PRIMARY KEY,
+    from_byte INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    digested INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    old_end BLOB NOT NULL,
+    inode INTEGER,
+    length_before INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE file_cursors (
+    name TEXT NOT NULL,
+    source TEXT NOT NULL,
+    position TEXT NOT NULL,
+    position_before TEXT,
+    PRIMARY KEY (name, source)
 ) STRICT;
 ";
 

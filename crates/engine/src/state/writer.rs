@@ -118,6 +118,31 @@ impl WriterHandle {
         self.answered(sent.is_ok(), answer).await
     }
 
+    /// As `call`, for threads that may block: gives what the answer comes by.
+    pub(super) fn call_blocking<F, T>(&self, work: F) -> oneshot::Receiver<Result<T, Failure>>
+    where
+        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        let job = Call {
+            work: Some(work),
+            result: None,
+            caller,
+        };
+        // A writer that has ended drops the job, which answers it.
+        drop(self.queue.blocking_send(Message::Job(Box::new(job))));
+        answer
+    }
+
+    /// Waits for the answer of `call_blocking`.
+    pub(super) fn answered_blocking<T>(
+        &self,
+        answer: oneshot::Receiver<Result<T, Failure>>,
+    ) -> Result<T> {
+        self.told(answer.blocking_recv().ok())
+    }
+
     /// Waits for all that was sent before, folds the log into the file and closes it.
     pub(super) async fn stop(&self) -> Result<()> {
         let (caller, answer) = oneshot::channel();
@@ -139,7 +164,10 @@ impl WriterHandle {
         sent: bool,
         answer: oneshot::Receiver<Result<T, Failure>>,
     ) -> Result<T> {
-        let answer = if sent { answer.await.ok() } else { None };
+        self.told(if sent { answer.await.ok() } else { None })
+    }
+
+    fn told<T>(&self, answer: Option<Result<T, Failure>>) -> Result<T> {
         let answer =
             answer.unwrap_or_else(|| Err(Error::bug("it was used after it was closed").into()));
         answer.map_err(|failure| failure.into_error(&self.path))

@@ -4,7 +4,7 @@
 //! null and a missing field are empty, nested values are JSON text, and what is loaded is text. A last row
 //! without a line end is kept where those who wrote the file last ended in order: it comes from an editor.
 //! After a crash it counts as torn: what looks whole may be the beginning of a longer value.
-//! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
+//! Cursors are kept in the flow's state, with the length up to which the file is committed.
 
 mod columns;
 mod guard;
@@ -88,7 +88,7 @@ impl StorageKind for Csv {
     }
 
     fn open(config: CsvConfig, place: &StoragePlace) -> Result<Self> {
-        let mut file = DataFile::open(path(&config, place))?;
+        let mut file = DataFile::open(path(&config, place), place)?;
         let header = opening::recover(&mut file, place.left, config.formula_guard)?;
         let Header {
             columns,
@@ -120,9 +120,10 @@ impl Storage for Csv {
     fn commit(
         &mut self,
         rows: &[&Value],
-        _cursor: Option<&Cursor>,
+        cursors: &[Cursor],
         _epoch: Epoch,
     ) -> Result<CommitReceipt> {
+        self.file.set_cursors(cursors);
         match self.mapping {
             Mapping::Extend if rows.is_empty() => {}
             Mapping::Extend => self.append(rows)?,
@@ -130,6 +131,10 @@ impl Storage for Csv {
             Mapping::Update => self.update(rows)?,
         }
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn cursor(&mut self, source: &str) -> Result<Option<String>> {
+        Ok(self.file.cursor(source))
     }
 
     fn joins_commits(&self) -> bool {

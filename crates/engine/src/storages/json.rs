@@ -2,7 +2,7 @@
 //!
 //! A commit writes its rows over the closing bracket, one row on each line, and syncs once: its cost
 //! does not grow with the file. `update` and `overwrite` replace the file as a whole.
-//! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
+//! Cursors are kept in the flow's state, with the length up to which the file is committed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl StorageKind for Json {
         let path = path(&config, place);
         Ok(Self {
             name: Arc::clone(&place.name),
-            records: RecordFile::open(path, &ARRAY, place.mapping)?,
+            records: RecordFile::open(path, &ARRAY, place)?,
         })
     }
 }
@@ -64,11 +64,15 @@ impl Storage for Json {
     fn commit(
         &mut self,
         rows: &[&Value],
-        _cursor: Option<&Cursor>,
+        cursors: &[Cursor],
         _epoch: Epoch,
     ) -> Result<CommitReceipt> {
-        self.records.commit(rows)?;
+        self.records.commit(rows, cursors)?;
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn cursor(&mut self, source: &str) -> Result<Option<String>> {
+        Ok(self.records.cursor(source))
     }
 
     fn joins_commits(&self) -> bool {

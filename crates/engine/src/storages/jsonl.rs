@@ -1,7 +1,7 @@
 //! `jsonl`: JSON lines: one record on each line.
 //!
 //! A commit adds its rows to the end of the file and syncs once. `update` and `overwrite` replace the file as a whole.
-//! A file cannot keep a cursor: where the source stands is in the flow's state, moved after the receipt.
+//! Cursors are kept in the flow's state, with the length up to which the file is committed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl StorageKind for Jsonl {
         let path = path(&config, place);
         Ok(Self {
             name: Arc::clone(&place.name),
-            records: RecordFile::open(path, &LINES, place.mapping)?,
+            records: RecordFile::open(path, &LINES, place)?,
         })
     }
 }
@@ -63,11 +63,15 @@ impl Storage for Jsonl {
     fn commit(
         &mut self,
         rows: &[&Value],
-        _cursor: Option<&Cursor>,
+        cursors: &[Cursor],
         _epoch: Epoch,
     ) -> Result<CommitReceipt> {
-        self.records.commit(rows)?;
+        self.records.commit(rows, cursors)?;
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn cursor(&mut self, source: &str) -> Result<Option<String>> {
+        Ok(self.records.cursor(source))
     }
 
     fn joins_commits(&self) -> bool {

@@ -9,10 +9,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use wiredflow_core::delivery::Mark;
 use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, SqlView, Storage};
 use wiredflow_core::{Batch, Error, ErrorKind, Result, Value};
 
 use crate::catalogue::StorageOpener;
+
+use super::seen::Seen;
 
 /// How many threads write at most; each storage stays on one of them.
 const THREADS: usize = 4;
@@ -43,9 +46,19 @@ enum Job {
 
 struct Commit {
     batch: Batch,
-    cursor: Option<Cursor>,
+    from: RowsOf,
     epoch: Epoch,
     reply: oneshot::Sender<Result<CommitReceipt>>,
+}
+
+/// Whose rows a commit brings.
+#[derive(Clone, Debug, Default)]
+pub struct RowsOf {
+    /// The pipeline.
+    pub pipeline: Arc<str>,
+    /// Its deliveries by their places in the batch, where the source can tell one that comes again: what was stored
+    /// of it is not stored twice.
+    pub marks: Option<Arc<[Mark]>>,
 }
 
 /// A storage that is given in care.
@@ -154,16 +167,11 @@ impl StorageHandle {
 
     /// Makes the rows safe; see [`Storage::commit`]. Waits while the disk is behind. Dropping the future
     /// does not undo the commit.
-    pub async fn commit(
-        &self,
-        batch: Batch,
-        cursor: Option<Cursor>,
-        epoch: Epoch,
-    ) -> Result<CommitReceipt> {
+    pub async fn commit(&self, batch: Batch, from: RowsOf, epoch: Epoch) -> Result<CommitReceipt> {
         let (reply, answer) = oneshot::channel();
         let commit = Commit {
             batch,
-            cursor,
+            from,
             epoch,
             reply,
         };
@@ -298,8 +306,11 @@ fn write(mut queue: mpsc::Receiver<Job>, mut shelf: Shelf) {
 }
 
 struct Owned {
+    name: Arc<str>,
     opener: StorageOpener,
     open: Option<Box<dyn Storage>>,
+    /// What the open storage has of each pipeline's last deliveries.
+    seen: BTreeMap<Arc<str>, Seen>,
 }
 
 type Shelf = BTreeMap<usize, Owned>;
@@ -307,37 +318,108 @@ type Shelf = BTreeMap<usize, Owned>;
 impl Owned {
     fn new(storage: Entrusted<'_>) -> Self {
         Self {
+            name: storage.name.into(),
             opener: storage.opener,
             open: None,
+            seen: BTreeMap::new(),
         }
     }
 
     /// One call for all waiting commits; each by itself when that fails, so that one bad row costs only
-    /// its own batch, when they carry cursors, or when the rows of one replace those of another.
+    /// its own batch, or when the rows of one replace those of another.
     fn commit_group(&mut self, commits: Vec<Commit>) {
         let together = commits.len() > 1
             && commits
                 .iter()
-                .all(|commit| commit.cursor.is_none() && commit.epoch == commits[0].epoch)
+                .all(|commit| commit.epoch == commits[0].epoch)
             && self.with(|storage| Ok(storage.joins_commits())) == Ok(true);
-        if together {
-            let batches = commits.iter();
-            let rows: Vec<&Value> = batches.flat_map(|commit| commit.batch.values()).collect();
-            let epoch = commits[0].epoch;
-            if let Ok(receipt) = self.with(|storage| storage.commit(&rows, None, epoch)) {
-                for commit in commits {
-                    drop(commit.reply.send(Ok(receipt.clone())));
-                }
-                return;
+        if together && let Ok(receipt) = self.commit(&commits) {
+            for commit in commits {
+                drop(commit.reply.send(Ok(receipt.clone())));
             }
+            return;
         }
         for commit in commits {
-            let rows: Vec<&Value> = commit.batch.values().collect();
-            let (cursor, epoch) = (commit.cursor.as_ref(), commit.epoch);
-            let result = self.with(|storage| storage.commit(&rows, cursor, epoch));
+            let result = self.commit(std::slice::from_ref(&commit));
             // The caller may have gone; what it asked for is done all the same.
             drop(commit.reply.send(result));
         }
+    }
+
+    /// Makes the rows of commits of one epoch safe, but for those that the storage has already, with the note that
+    /// it has them.
+    fn commit(&mut self, commits: &[Commit]) -> Result<CommitReceipt> {
+        let Some(epoch) = commits.first().map(|commit| commit.epoch) else {
+            return Err(Error::bug("a commit of nothing"));
+        };
+        let joins = self.with(|storage| Ok(storage.joins_commits()))?;
+        let mut touched: BTreeMap<Arc<str>, Seen> = BTreeMap::new();
+        let mut rows: Vec<&Value> = Vec::new();
+        // The places of the rows in the first commit: what an error names when there is no other.
+        let mut places = None;
+        let mut passed_over = 0;
+        for commit in commits {
+            let fresh = match &commit.from.marks {
+                None => None,
+                Some(marks) => {
+                    let pipeline = &commit.from.pipeline;
+                    if !touched.contains_key(pipeline) {
+                        touched.insert(Arc::clone(pipeline), self.seen(pipeline)?);
+                    }
+                    let seen = touched.get_mut(pipeline);
+                    seen.and_then(|seen| fresh(seen, marks, &commit.batch))
+                }
+            };
+            // Where a commit replaces the one before, a part of it would replace the whole.
+            let whole = |places: &Vec<usize>| places.is_empty() || joins;
+            match fresh.filter(whole) {
+                None => rows.extend(commit.batch.values()),
+                Some(left) => {
+                    let records = commit.batch.records();
+                    passed_over += records.len() - left.len();
+                    rows.extend(left.iter().map(|place| records[*place].value()));
+                    places.get_or_insert(left);
+                }
+            }
+        }
+        if passed_over > 0 {
+            tracing::info!(
+                storage = %self.name,
+                rows = passed_over,
+                "delivered again after a crash or a lost connection, and stored already: passed over"
+            );
+            if rows.is_empty() {
+                self.seen.append(&mut touched);
+                return Ok(CommitReceipt::issue(Arc::clone(&self.name), passed_over));
+            }
+        }
+        let cursors: Vec<Cursor> = touched
+            .iter()
+            .map(|(pipeline, seen)| Cursor {
+                source: source_of(pipeline),
+                position: seen.text(),
+            })
+            .collect();
+        let committed = self.with(|storage| storage.commit(&rows, &cursors, epoch));
+        match committed {
+            Ok(receipt) => {
+                self.seen.append(&mut touched);
+                Ok(receipt)
+            }
+            Err(error) => Err(match (error.record(), places) {
+                (Some(row), Some(places)) if row < places.len() => error.at_record(places[row]),
+                _ => error,
+            }),
+        }
+    }
+
+    /// What the storage has of a pipeline's last deliveries.
+    fn seen(&mut self, pipeline: &Arc<str>) -> Result<Seen> {
+        if let Some(seen) = self.seen.get(pipeline) {
+            return Ok(seen.clone());
+        }
+        let text = self.with(|storage| storage.cursor(&source_of(pipeline)))?;
+        text.map_or_else(|| Ok(Seen::default()), |text| Seen::read(&text))
     }
 
     /// Calls the storage, opening it first where needed; it is closed after an error that may have
@@ -354,9 +436,26 @@ impl Owned {
             let keep = !result.as_ref().is_err_and(doubt);
             Ok((result, keep.then_some(storage)))
         };
-        let (result, storage) = catch_unwind(AssertUnwindSafe(work))
-            .unwrap_or_else(|_| Err(Error::bug("the storage panicked")))?;
+        let called = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(Error::bug("the storage panicked")));
+        let (result, storage) = called.unwrap_or_else(|error| (Err(error), None));
+        if storage.is_none() {
+            // Opened again, it says itself what it has.
+            self.seen.clear();
+        }
         self.open = storage;
         result
     }
+}
+
+/// The cursor that tells what a storage has of a pipeline's deliveries.
+fn source_of(pipeline: &str) -> String {
+    format!("{pipeline}/deliveries")
+}
+
+/// The places of the rows that the storage has not got yet; none when it has none of them.
+fn fresh(seen: &mut Seen, marks: &[Mark], batch: &Batch) -> Option<Vec<usize>> {
+    let only = (marks.len() == 1).then_some(0);
+    let deliveries = batch.records().iter();
+    seen.fresh(marks, deliveries.map(|record| record.delivery().or(only)))
 }

@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
 use wiredflow_core::storage::{
@@ -123,7 +123,7 @@ impl Storage for Sqlite {
     fn commit(
         &mut self,
         rows: &[&Value],
-        cursor: Option<&Cursor>,
+        cursors: &[Cursor],
         epoch: Epoch,
     ) -> Result<CommitReceipt> {
         check_unchanged(&self.path, self.file)?;
@@ -138,19 +138,24 @@ impl Storage for Sqlite {
         };
         let plan = self.table.plan(rows_to_write)?;
         let nothing = rows_to_write.is_empty() && self.table.mapping() != Mapping::Overwrite;
-        if !nothing || cursor.is_some() {
+        if !nothing || !cursors.is_empty() {
             let written = write(
                 &mut self.connection,
                 &self.table,
                 &plan,
                 rows_to_write,
-                cursor,
+                cursors,
                 epoch,
             );
             written.map_err(|failure| failure.into_error(&self.path))?;
             self.table.keep(plan);
         }
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
+    }
+
+    fn cursor(&mut self, source: &str) -> Result<Option<String>> {
+        let read = position(&self.connection, self.table.name(), source);
+        read.map_err(|failure| failure.into_error(&self.path))
     }
 
     fn joins_commits(&self) -> bool {
@@ -176,40 +181,46 @@ fn write(
     table: &Table,
     plan: &Plan,
     rows: &[&Value],
-    cursor: Option<&Cursor>,
+    cursors: &[Cursor],
     epoch: Epoch,
 ) -> Result<(), Failure> {
     // Immediate: it waits for its turn here, and never has to give up half of its work. Dropped, it
     // rolls back.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if cursor.is_some() || epoch > Epoch::default() {
-        move_cursor(&transaction, table.name(), cursor, epoch)?;
+    match cursors {
+        [] if epoch == Epoch::default() => {}
+        // The epoch of commits without a cursor has a line of its own.
+        [] => move_cursor(&transaction, table.name(), ("", None), epoch)?,
+        cursors => {
+            for cursor in cursors {
+                let place = (cursor.source.as_str(), Some(cursor.position.as_str()));
+                move_cursor(&transaction, table.name(), place, epoch)?;
+            }
+        }
     }
     table.write(&transaction, plan, rows)?;
     transaction.commit()?;
     Ok(())
 }
 
-/// Keeps the cursor, unless a later owner has been here.
+/// Keeps a source's position, unless a later owner has been here.
 fn move_cursor(
     transaction: &Transaction<'_>,
     table: &str,
-    cursor: Option<&Cursor>,
+    (source, position): (&str, Option<&str>),
     epoch: Epoch,
 ) -> Result<(), Failure> {
-    let (source, position) = match cursor {
-        Some(cursor) => (cursor.source.as_str(), Some(cursor.position.as_str())),
-        None => ("", None),
-    };
     let sql =
         "INSERT INTO _wiredflow_cursors (storage, source, position, epoch) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO UPDATE SET position = excluded.position, epoch = excluded.epoch
          WHERE excluded.epoch >= epoch";
-    transaction.execute_batch(
-        "CREATE TABLE IF NOT EXISTS _wiredflow_cursors (
-             storage TEXT NOT NULL, source TEXT NOT NULL, position TEXT, epoch INTEGER NOT NULL,
-             PRIMARY KEY (storage, source)) WITHOUT ROWID",
-    )?;
+    if transaction.prepare_cached(sql).is_err() {
+        transaction.execute_batch(
+            "CREATE TABLE IF NOT EXISTS _wiredflow_cursors (
+                 storage TEXT NOT NULL, source TEXT NOT NULL, position TEXT, epoch INTEGER NOT NULL,
+                 PRIMARY KEY (storage, source)) WITHOUT ROWID",
+        )?;
+    }
     let number = i64::try_from(epoch.0).unwrap_or(i64::MAX);
     let moved = transaction
         .prepare_cached(sql)?
@@ -221,6 +232,20 @@ fn move_cursor(
         "another owner has taken over `{table}`: its epoch is past {}; stop this process",
         epoch.0
     ))))
+}
+
+/// Where a source stood at the last commit that said so.
+fn position(connection: &Connection, table: &str, source: &str) -> Result<Option<String>, Failure> {
+    let known = "SELECT 1 FROM sqlite_schema WHERE name = '_wiredflow_cursors'";
+    if !connection.prepare_cached(known)?.exists(())? {
+        return Ok(None);
+    }
+    let sql = "SELECT position FROM _wiredflow_cursors WHERE storage = ?1 AND source = ?2";
+    let found = connection
+        .prepare_cached(sql)?
+        .query_row((table, source), |row| row.get(0))
+        .optional()?;
+    Ok(found.flatten())
 }
 
 /// Refuses to write to a file that nobody will find.

@@ -9,7 +9,7 @@ use wiredflow_core::{Batch, Result};
 
 use super::WorkerHost;
 use crate::resources::Resources;
-use crate::storages::StorageHandles;
+use crate::storages::{RowsOf, StorageHandles};
 
 /// Reads and writes the flow's storages for a worker, and logs what it says.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl WorkerHost for StageHost {
             // Code that saves by itself needs no receipt: nothing is acknowledged on its strength.
             let storage = self.storages.named(storage)?;
             storage
-                .commit(rows, None, Epoch::default())
+                .commit(rows, RowsOf::default(), Epoch::default())
                 .await
                 .map(|_receipt| ())
         })

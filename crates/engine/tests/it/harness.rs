@@ -56,6 +56,7 @@ pub(crate) fn cx(params: Value) -> (Cx, Arc<Book>) {
         params,
         attempt: 1,
         epoch: Epoch::default(),
+        marks: None,
         deadline: None,
         charge: book.clone(),
     };

@@ -1,5 +1,6 @@
 //! The storages against real files, links, full disks and kills.
 
+mod again;
 mod calls;
 mod conditions;
 mod csv;
@@ -21,7 +22,7 @@ use wiredflow_core::storage::{Epoch, Loaded, Mapping, Query, Storage};
 use wiredflow_core::{Batch, ErrorKind, Result, yaml};
 use wiredflow_engine::catalogue::{CheckCx, OpenStorage};
 use wiredflow_engine::functions::Functions;
-use wiredflow_engine::storages::{Entrusted, Left, STORAGES, StoragePlace, Writers};
+use wiredflow_engine::storages::{Entrusted, Left, RowsOf, STORAGES, StoragePlace, Writers};
 
 /// All kinds that are built in.
 const KINDS: [&str; 4] = ["csv", "json", "jsonl", "sqlite"];
@@ -89,6 +90,7 @@ impl Place {
             mapping: self.mapping,
             key: self.key.map(str::to_owned),
             left: Left::Unknown,
+            state: None,
         };
         let open = (entry.unwrap().prepare)(&node, place, &mut cx);
         match reading.into_problems() {
@@ -102,7 +104,7 @@ impl Place {
     }
 
     fn try_open_after(&self, left: Left) -> Result<Box<dyn Storage>> {
-        (self.check().unwrap().opener(left))()
+        (self.check().unwrap().opener(left, None))()
     }
 
     #[track_caller]
@@ -119,7 +121,7 @@ impl Place {
 
 fn try_commit(storage: &mut dyn Storage, rows: &[Value]) -> Result<()> {
     let rows: Vec<&Value> = rows.iter().collect();
-    let receipt = storage.commit(&rows, None, Epoch::default())?;
+    let receipt = storage.commit(&rows, &[], Epoch::default())?;
     assert_eq!((receipt.rows(), receipt.sink()), (rows.len(), "numbers"));
     Ok(())
 }
@@ -257,7 +259,7 @@ async fn overwrites_that_wait_together_stay_apart() {
     for kind in KINDS {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path(), kind).mapping(Mapping::Overwrite);
-        let opener = place.check().unwrap().opener(Left::Unknown);
+        let opener = place.check().unwrap().opener(Left::Unknown, None);
         let entrusted = Entrusted {
             name: "numbers",
             opener,
@@ -266,7 +268,7 @@ async fn overwrites_that_wait_together_stay_apart() {
         let handle = handles.remove(0);
         let commit = |number| {
             let batch = Batch::of_values(records(number..number + 2));
-            handle.commit(batch, None, Epoch::default())
+            handle.commit(batch, RowsOf::default(), Epoch::default())
         };
         let receipts = futures_util::future::join_all((0..30).map(commit)).await;
         assert!(

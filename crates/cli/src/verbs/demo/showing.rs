@@ -194,7 +194,7 @@ impl<'a> Showing<'a> {
 /// The newest records of a storage, oldest first; none when it cannot be read.
 fn newest(plan: &Plan, name: &str) -> Vec<Value> {
     let load = |storage: &StoragePlan| {
-        let mut storage = storage.open.opener(Left::InOrder)().ok()?;
+        let mut storage = storage.open.opener(Left::InOrder, None)().ok()?;
         storage.load(&Query::newest(SHOWN)).ok()
     };
     let storage = plan.storages.iter().find(|storage| storage.name == name);

@@ -154,9 +154,9 @@ fn fill(plan: &Plan, case: &Case) -> Result<()> {
     for (name, rows) in &case.before {
         let storage = plan.storages.iter().find(|storage| storage.name == *name);
         if let (Some(storage), false) = (storage, rows.is_empty()) {
-            let mut open = storage.open.opener(Left::InOrder)()?;
+            let mut open = storage.open.opener(Left::InOrder, None)()?;
             let rows: Vec<&Value> = rows.iter().collect();
-            let _receipt = open.commit(&rows, None, Epoch::default())?;
+            let _receipt = open.commit(&rows, &[], Epoch::default())?;
         }
     }
     Ok(())
@@ -304,7 +304,7 @@ impl Stage<'_> {
 
 /// What a storage holds, as `load` gives it; an empty list where nothing is stored.
 fn load(storage: &StoragePlan) -> Result<Value> {
-    let loaded = storage.open.opener(Left::InOrder)()?.load(&Query::default())?;
+    let loaded = storage.open.opener(Left::InOrder, None)()?.load(&Query::default())?;
     Ok(match loaded.into_document() {
         Value::Null => Value::Array(Vec::new()),
         document => document,

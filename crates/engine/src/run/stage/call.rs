@@ -111,6 +111,10 @@ impl StageRun {
             params: part.params.clone(),
             attempt,
             epoch: Epoch::default(),
+            marks: match self.plan.work {
+                Work::Sink => part.lineage.marks(),
+                Work::Peer | Work::PeerSink | Work::Function | Work::Records => None,
+            },
             deadline,
             charge: Arc::clone(charge) as Arc<dyn Charge>,
         }

@@ -350,6 +350,7 @@ impl Source for Fed {
                         *next += 1;
                         Delivery {
                             token,
+                            identity: None,
                             payload,
                             origin: Some("test".into()),
                         }

@@ -150,8 +150,12 @@ fn overwrite_keeps_a_group_that_was_asked_for() {
 struct Slow(Duration);
 
 impl Storage for Slow {
-    fn commit(&mut self, rows: &[&Value], _: Option<&Cursor>, _: Epoch) -> Result<CommitReceipt> {
+    fn commit(&mut self, rows: &[&Value], _: &[Cursor], _: Epoch) -> Result<CommitReceipt> {
         Ok(CommitReceipt::issue("slow".into(), rows.len()))
+    }
+
+    fn cursor(&mut self, _: &str) -> Result<Option<String>> {
+        Ok(None)
     }
 
     fn load(&mut self, _: &Query) -> Result<Loaded> {
@@ -170,7 +174,7 @@ fn the_wait_for_the_disk_is_external_and_preprocessing_is_compute() {
         "storages: {s: {json: {}}}\npipelines: {p: {once: true, stages: [{load: s}, {store: {jsonl: {}, preprocess: [{rust: slow}]}}]}}",
     );
     plan.storages[0].open =
-        OpenStorage::new("nothing".to_owned(), |_| Ok(Box::new(Slow(millis(300)))));
+        OpenStorage::new("nothing".to_owned(), |_, _| Ok(Box::new(Slow(millis(300)))));
     let report = run_plan(&plan, &within(LIMIT)).report;
     assert!(report.ok, "{report:?}");
     let (load, store) = (report.stages[0].seconds, report.stages[1].seconds);

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use wiredflow_core::storage::{Epoch, Mapping, Query};
 use wiredflow_core::{Batch, ErrorKind};
-use wiredflow_engine::storages::{Entrusted, Left, Writers};
+use wiredflow_engine::storages::{Entrusted, Left, RowsOf, Writers};
 
 use super::{KINDS, Place, check_refused, commit, load, try_commit};
 use crate::small_disk::SmallDisk;
@@ -123,13 +123,17 @@ async fn a16_a_save_that_fails_leaves_no_lock_behind() {
         let place = Place::new(folder.path(), kind);
         let entrusted = Entrusted {
             name: "numbers",
-            opener: place.check().unwrap().opener(Left::Unknown),
+            opener: place.check().unwrap().opener(Left::Unknown, None),
         };
         let (writers, mut handles) = Writers::start([entrusted]).unwrap();
         let handle = handles.remove(0);
         let commit = |number: u64, size: usize| {
             let row = json!({"number": number, "text": "x".repeat(size)});
-            handle.commit(Batch::of_values(vec![row]), None, Epoch::default())
+            handle.commit(
+                Batch::of_values(vec![row]),
+                RowsOf::default(),
+                Epoch::default(),
+            )
         };
         assert_eq!(commit(0, 10).await.unwrap().rows(), 1);
         let too_large =

@@ -90,7 +90,7 @@ fn rows_and_cursor_are_committed_together_or_not_at_all() {
     let mut put = |rows: &[Value], position: &str, epoch: u64| {
         let rows: Vec<&Value> = rows.iter().collect();
         storage
-            .commit(&rows, Some(&cursor(position)), Epoch(epoch))
+            .commit(&rows, &[cursor(position)], Epoch(epoch))
             .map(|receipt| receipt.rows())
     };
     assert_eq!(put(&[json!({"a": 1})], "10", 3).unwrap(), 1);
@@ -124,9 +124,9 @@ fn a_commit_of_an_earlier_owner_is_refused_without_a_cursor_too() {
     let place = place(folder.path(), "{}");
     let mut storage = place.open();
     let row = json!({"a": 1});
-    drop(storage.commit(&[&row], None, Epoch(2)).unwrap());
-    drop(storage.commit(&[&row], None, Epoch(2)).unwrap());
-    let refused = storage.commit(&[&row], None, Epoch(1));
+    drop(storage.commit(&[&row], &[], Epoch(2)).unwrap());
+    drop(storage.commit(&[&row], &[], Epoch(2)).unwrap());
+    let refused = storage.commit(&[&row], &[], Epoch(1));
     check_refused(refused, ErrorKind::Config, &["taken over"]);
     assert_eq!(load(storage.as_mut()).as_array().unwrap().len(), 2);
 }
