@@ -13,6 +13,7 @@
 mod lineage;
 mod parcel;
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,6 +42,13 @@ pub struct Identity {
     pub print: u64,
     /// Whether the peer says that it may have delivered it before.
     pub again: bool,
+}
+
+impl fmt::Display for Identity {
+    /// A name that is the same when it comes again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.place, self.print)
+    }
 }
 
 /// A delivery as a sink knows it.

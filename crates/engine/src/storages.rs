@@ -73,10 +73,13 @@ pub enum Left {
     Here,
 }
 
+/// How a storage is opened: as its files were left, and with what remembers how far they are committed.
+type Open = dyn Fn(Left, Option<StateHandle>) -> Result<Box<dyn Storage>> + Send + Sync;
+
 /// Opens a checked storage.
 #[derive(Clone)]
 pub struct OpenStorage {
-    open: Arc<dyn Fn(Left, Option<StateHandle>) -> Result<Box<dyn Storage>> + Send + Sync>,
+    open: Arc<Open>,
     writes: Arc<str>,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{Mark, Outcome, Settle, Settled, Tally, Token, Way};
+use super::{Identity, Mark, Outcome, Settle, Settled, Tally, Token, Way};
 use crate::record::{Batch, Origin, Record};
 use crate::storage::CommitReceipt;
 
@@ -208,6 +208,17 @@ impl Lineage {
             return None;
         }
         self.shares.iter().map(mark).collect()
+    }
+
+    /// What the delivery of a record is known by when it comes again; that of the only delivery there is, where no
+    /// record is meant.
+    pub fn identity(&self, record: Option<&Record>) -> Option<Identity> {
+        let place = match record.map(|record| record.origin) {
+            Some(Origin::One(place)) => place as usize,
+            Some(Origin::All) | None if self.shares.len() == 1 => 0,
+            Some(Origin::All) | None => return None,
+        };
+        self.shares.get(place)?.0.as_ref()?.mark.identity
     }
 
     /// Adds a sink's receipt; it joins an earlier one of the same sink, so that there is one for each.

@@ -210,6 +210,7 @@ async fn set_aside(
         tracing::debug!(pipeline = %pipeline.name, source = kind, "to the dead letters: {}", unreadable.reason);
     }
     parcel.lineage.explain(&unreadable.reason.as_str().into());
+    let of = parcel.lineage.identity(None);
     let letter = DeadLetter {
         pipeline: pipeline.name.to_string(),
         stage: kind.to_owned(),
@@ -217,7 +218,8 @@ async fn set_aside(
         reason: unreadable.reason,
         trace: None,
         time: pipeline.shared.clock.now(),
-        delivery: None,
+        delivery: of.map(|identity| identity.to_string()),
+        again: of.is_some_and(|identity| identity.again),
         attempts: 1,
         params: None,
         body: unreadable.body,

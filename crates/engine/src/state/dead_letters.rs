@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use wiredflow_core::{Error, ErrorKind, Result};
@@ -30,8 +30,10 @@ pub struct DeadLetter {
     pub trace: Option<String>,
     /// When the last attempt failed.
     pub time: Timestamp,
-    /// The delivery that it came with, as the log names it.
+    /// The delivery that it came with, where its source can tell one that comes again.
     pub delivery: Option<String>,
+    /// Whether that delivery may have come before: then the same letter is not kept twice.
+    pub again: bool,
     /// Attempts that were made.
     pub attempts: u32,
     /// Params that the stage had.
@@ -152,6 +154,11 @@ fn insert(
     letter: &DeadLetter,
     row: &RowTexts,
 ) -> Result<DeadLetterId, Failure> {
+    if letter.again
+        && let Some(id) = same(connection, letter, row)?
+    {
+        return Ok(id);
+    }
     let id = next_id(connection, letter.time)?;
     connection
         .prepare_cached(
@@ -175,6 +182,30 @@ fn insert(
             &row.body[..],
         ])?;
     Ok(id)
+}
+
+/// The letter that an earlier arrival of the same delivery has left.
+fn same(
+    connection: &Connection,
+    letter: &DeadLetter,
+    row: &RowTexts,
+) -> Result<Option<DeadLetterId>, Failure> {
+    let found = connection
+        .prepare_cached(
+            "SELECT id FROM dead_letters
+             WHERE delivery = ?1 AND pipeline = ?2 AND stage = ?3 AND body = ?4",
+        )?
+        .query_row(
+            (
+                &letter.delivery,
+                &letter.pipeline,
+                &letter.stage,
+                &row.body[..],
+            ),
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(found.map(DeadLetterId))
 }
 
 /// Digits whose order as text is their order as numbers, without letters that read alike.

@@ -123,6 +123,8 @@ CREATE TABLE file_cursors (
     position_before TEXT,
     PRIMARY KEY (name, source)
 ) STRICT;
+
+CREATE INDEX dead_letters_delivery ON dead_letters (delivery) WHERE delivery IS NOT NULL;
 ";
 
 const WRITER: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);

@@ -20,7 +20,7 @@ const PRINT: usize = 6;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen(VecDeque<Entry>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     place: u32,
     print: u64,
@@ -110,13 +110,7 @@ impl Seen {
     }
 
     fn take(&mut self, index: usize) -> Entry {
-        self.0.remove(index).unwrap_or_else(|| Entry {
-            place: 0,
-            print: 0,
-            rows: 0,
-            passed: 0,
-            token: None,
-        })
+        self.0.remove(index).unwrap_or_default()
     }
 
     /// As it is kept.

@@ -48,6 +48,7 @@ fn letter(reason: &str, seconds: i64) -> DeadLetter {
         trace: None,
         time: at(seconds),
         delivery: Some("p/7".to_owned()),
+        again: false,
         attempts: 3,
         params: None,
         body: Body::Json(json!({"n": 1})),

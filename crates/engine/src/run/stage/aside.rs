@@ -2,7 +2,7 @@
 
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::config::OnError;
-use wiredflow_core::delivery::{Outcome, Parcel};
+use wiredflow_core::delivery::{Identity, Outcome, Parcel};
 use wiredflow_core::{Error, ErrorKind, Value};
 
 use crate::observe::ReplicaClock;
@@ -31,8 +31,9 @@ impl StageRun {
     ) {
         let mut outcome = self.outcome();
         if outcome == Outcome::DeadLettered {
-            let value = part.batch.records()[index].value().clone();
-            outcome = self.dead_letter(value, part, failure, charge).await;
+            let record = &part.batch.records()[index];
+            let (value, of) = (record.value().clone(), part.lineage.identity(Some(record)));
+            outcome = self.dead_letter(value, of, part, failure, charge).await;
         }
         let error = match outcome {
             Outcome::Failed => {
@@ -74,7 +75,8 @@ impl StageRun {
                 [one] => one.value().clone(),
                 _ => Value::Array(part.batch.values().cloned().collect()),
             };
-            outcome = self.dead_letter(body, &part, failure, charge).await;
+            let of = part.lineage.identity(None);
+            outcome = self.dead_letter(body, of, &part, failure, charge).await;
         }
         part.lineage.explain(&failure.error.message().into());
         self.tell_end(&failure.error, outcome);
@@ -116,6 +118,7 @@ impl StageRun {
     async fn dead_letter(
         &self,
         body: Value,
+        of: Option<Identity>,
         part: &Parcel,
         failure: &Failure,
         charge: &ReplicaClock,
@@ -128,7 +131,8 @@ impl StageRun {
             reason: error.message().to_owned(),
             trace: error.trace().map(str::to_owned),
             time: shared.clock.now(),
-            delivery: None,
+            delivery: of.map(|identity| identity.to_string()),
+            again: of.is_some_and(|identity| identity.again),
             attempts: failure.attempts,
             params: (!part.params.is_empty()).then(|| shared.scrubber.scrub_map(&part.params)),
             body: Body::Json(body),
