@@ -33,12 +33,19 @@ pub struct Token {
     pub id: u64,
 }
 
+/// The most unacknowledged deliveries on their way to a source, where that can be said. It is what a broker sends on
+/// while the disk is slow for a moment, besides what it keeps (docs/adr/0013). Storages remember as many, to know one
+/// that comes again.
+pub const MOST_UNDER_WAY: u16 = 2048;
+
 /// What a delivery is known by when it comes again after this process, or a connection, has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
+    /// The session at the peer that it belongs to: others have names of their own.
+    pub session: u64,
     /// The source's place for it: no two unacknowledged deliveries have the same at a time.
     pub place: u32,
-    /// Tells it from others that had the place before: a digest of the session and of what arrived.
+    /// Tells it from others that had the place before: a digest of what arrived.
     pub print: u64,
     /// Whether the peer says that it may have delivered it before.
     pub again: bool,
@@ -47,7 +54,11 @@ pub struct Identity {
 impl fmt::Display for Identity {
     /// A name that is the same when it comes again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:016x}", self.place, self.print)
+        write!(
+            f,
+            "{:016x}-{}-{:016x}",
+            self.session, self.place, self.print
+        )
     }
 }
 

@@ -218,7 +218,7 @@ impl Lineage {
             Some(Origin::All) | None if self.shares.len() == 1 => 0,
             Some(Origin::All) | None => return None,
         };
-        self.shares.get(place)?.0.as_ref()?.mark.identity
+        self.shares.get(place)?.state()?.mark.identity
     }
 
     /// Adds a sink's receipt; it joins an earlier one of the same sink, so that there is one for each.

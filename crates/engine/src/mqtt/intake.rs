@@ -27,8 +27,8 @@ pub(super) struct Arrived {
     pub(super) duplicate: bool,
     /// Tells it from another one under the same id.
     pub(super) print: u64,
-    /// Whether it can be known again after this process has ended.
-    pub(super) lasting: bool,
+    /// The session that it belongs to, where it can be known again after this process has ended.
+    pub(super) session: Option<u64>,
     pub(super) payload: Result<Bytes, TooLarge>,
 }
 
@@ -227,7 +227,8 @@ impl State {
 
 impl Arrived {
     fn identity(&self) -> Option<Identity> {
-        self.lasting.then(|| Identity {
+        Some(Identity {
+            session: self.session?,
             place: u32::from(self.packet),
             print: self.print,
             again: self.duplicate,

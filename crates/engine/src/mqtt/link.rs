@@ -12,6 +12,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use wiredflow_core::delivery::MOST_UNDER_WAY;
 use wiredflow_core::{Error, Result};
 
 use super::access::Settings;
@@ -34,10 +35,6 @@ const ROOM: usize = 4 << 10;
 /// How often something must be written at least, unless the broker says otherwise. Something must
 /// have been heard within the same time.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// The most unacknowledged messages on their way to us, where the version can say so. It is what a broker sends on
-/// while the disk is slow for a moment, besides what it keeps (docs/adr/0013).
-const RECEIVE_MAXIMUM: u16 = 2048;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -141,7 +138,7 @@ async fn greet(mut link: Link, settings: &Settings) -> Result<Connected, NoLink>
         username: settings.username.as_deref(),
         password: settings.password.as_ref(),
         keep_alive: seconds,
-        receive_maximum: RECEIVE_MAXIMUM,
+        receive_maximum: MOST_UNDER_WAY,
         session: settings.session,
     };
     let unsaid = |Garbled(error)| Error::config(format!("cannot be greeted: {error}"));

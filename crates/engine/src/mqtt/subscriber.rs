@@ -240,15 +240,16 @@ impl Subscriber {
             packet: message.id,
             duplicate: message.duplicate,
             print: 0,
-            lasting: false,
+            session: None,
             payload,
         };
         if message.id > 0 {
             if !message.duplicate {
                 self.learn(message.id);
             }
-            arrived.print = print(self.client_id.session(), &arrived);
-            arrived.lasting = self.ids.known() == Ids::Counted;
+            arrived.print = print(&arrived);
+            let counted = self.ids.known() == Ids::Counted;
+            arrived.session = counted.then(|| self.client_id.session());
         }
         if message.two_steps {
             let (id, print) = (arrived.packet, arrived.print);
@@ -319,10 +320,9 @@ impl Subscriber {
     }
 }
 
-/// The digest of a session, a topic and a payload: tells messages that had the same packet id apart.
-fn print(session: u64, arrived: &Arrived) -> u64 {
+/// The digest of a topic and a payload: tells messages that had the same packet id apart.
+fn print(arrived: &Arrived) -> u64 {
     let mut digest = Sha256::new();
-    digest.update(session.to_le_bytes());
     digest.update((arrived.topic.len() as u64).to_le_bytes());
     digest.update(arrived.topic.as_bytes());
     match &arrived.payload {

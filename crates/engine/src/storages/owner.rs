@@ -3,7 +3,7 @@
 //! Files and embedded databases block, so their calls run on threads of their own. All waiting commits
 //! of a storage are made safe by one call: one fsync or COMMIT for many batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -353,7 +353,7 @@ impl Owned {
             return Err(Error::bug("a commit of nothing"));
         };
         let joins = self.with(|storage| Ok(storage.joins_commits()))?;
-        let mut touched: BTreeMap<Arc<str>, Seen> = BTreeMap::new();
+        let mut touched: BTreeSet<&Arc<str>> = BTreeSet::new();
         let mut rows: Vec<&Value> = Vec::new();
         // The places of the rows in the first commit: what an error names when there is no other.
         let mut places = None;
@@ -363,11 +363,14 @@ impl Owned {
                 None => None,
                 Some(marks) => {
                     let pipeline = &commit.from.pipeline;
-                    if !touched.contains_key(pipeline) {
-                        touched.insert(Arc::clone(pipeline), self.seen(pipeline)?);
+                    touched.insert(pipeline);
+                    match self.seen(pipeline) {
+                        Ok(seen) => fresh(seen, marks, &commit.batch),
+                        Err(error) => {
+                            self.end_seen(&touched, false);
+                            return Err(error);
+                        }
                     }
-                    let seen = touched.get_mut(pipeline);
-                    seen.and_then(|seen| fresh(seen, marks, &commit.batch))
                 }
             };
             // Where a commit replaces the one before, a part of it would replace the whole.
@@ -389,23 +392,21 @@ impl Owned {
                 "delivered again after a crash or a lost connection, and stored already: passed over"
             );
             if rows.is_empty() {
-                self.seen.append(&mut touched);
+                self.end_seen(&touched, true);
                 return Ok(CommitReceipt::issue(Arc::clone(&self.name), passed_over));
             }
         }
-        let cursors: Vec<Cursor> = touched
-            .iter()
-            .map(|(pipeline, seen)| Cursor {
+        let cursor = |pipeline: &&Arc<str>| {
+            Some(Cursor {
                 source: source_of(pipeline),
-                position: seen.text(),
+                position: self.seen.get(*pipeline)?.text(),
             })
-            .collect();
+        };
+        let cursors: Vec<Cursor> = touched.iter().filter_map(cursor).collect();
         let committed = self.with(|storage| storage.commit(&rows, &cursors, epoch));
+        self.end_seen(&touched, committed.is_ok());
         match committed {
-            Ok(receipt) => {
-                self.seen.append(&mut touched);
-                Ok(receipt)
-            }
+            Ok(receipt) => Ok(receipt),
             Err(error) => Err(match (error.record(), places) {
                 (Some(row), Some(places)) if row < places.len() => error.at_record(places[row]),
                 _ => error,
@@ -414,12 +415,25 @@ impl Owned {
     }
 
     /// What the storage has of a pipeline's last deliveries.
-    fn seen(&mut self, pipeline: &Arc<str>) -> Result<Seen> {
-        if let Some(seen) = self.seen.get(pipeline) {
-            return Ok(seen.clone());
+    fn seen(&mut self, pipeline: &Arc<str>) -> Result<&mut Seen> {
+        if !self.seen.contains_key(pipeline) {
+            let text = self.with(|storage| storage.cursor(&source_of(pipeline)))?;
+            let seen = text.map_or_else(|| Ok(Seen::default()), |text| Seen::read(&text))?;
+            self.seen.insert(Arc::clone(pipeline), seen);
         }
-        let text = self.with(|storage| storage.cursor(&source_of(pipeline)))?;
-        text.map_or_else(|| Ok(Seen::default()), |text| Seen::read(&text))
+        let found = self.seen.get_mut(pipeline);
+        found.ok_or_else(|| Error::bug("what was put in is not there"))
+    }
+
+    /// Keeps what a commit has noted, or takes it back.
+    fn end_seen(&mut self, pipelines: &BTreeSet<&Arc<str>>, counts: bool) {
+        for pipeline in pipelines {
+            match self.seen.get_mut(*pipeline) {
+                Some(seen) if counts => seen.keep(),
+                Some(seen) => seen.undo(),
+                None => {}
+            }
+        }
     }
 
     /// Calls the storage, opening it first where needed; it is closed after an error that may have
@@ -439,10 +453,6 @@ impl Owned {
         let called = catch_unwind(AssertUnwindSafe(work))
             .unwrap_or_else(|_| Err(Error::bug("the storage panicked")));
         let (result, storage) = called.unwrap_or_else(|error| (Err(error), None));
-        if storage.is_none() {
-            // Opened again, it says itself what it has.
-            self.seen.clear();
-        }
         self.open = storage;
         result
     }

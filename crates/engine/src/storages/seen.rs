@@ -3,27 +3,37 @@
 //! It is kept as a cursor, made safe with the rows that it tells of. It holds as many deliveries as a source may
 //! have unacknowledged: one that comes again is among them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
-use wiredflow_core::delivery::{Identity, Mark, Token};
+use wiredflow_core::delivery::{Identity, MOST_UNDER_WAY, Mark, Token};
 use wiredflow_core::{Error, Result};
 
 /// How many deliveries are remembered: the most that a source has unacknowledged at a time.
-const MOST: usize = 256;
+const MOST: usize = MOST_UNDER_WAY as usize;
 
-/// The bytes of a delivery's print that are kept.
-const PRINT: usize = 6;
+/// The bytes of a delivery's print that are kept: within a session its place tells it already.
+const PRINT: usize = 2;
 
-/// The deliveries, oldest first.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen(VecDeque<Entry>);
+/// What is stored of the deliveries of one session.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    session: u64,
+    entries: HashMap<u32, Entry>,
+    /// The places in the order in which they were taken, each with the number of its taking.
+    order: VecDeque<(u64, u32)>,
+    taken: u64,
+    /// What the commit under way has changed, so that it can be undone.
+    undo: Vec<Undo>,
+}
 
+/// What is stored of one delivery.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    place: u32,
-    print: u64,
+    /// The number of its taking of the place.
+    number: u64,
+    print: u16,
     /// How many of its rows are stored.
     rows: u32,
     /// How many rows of the present arrival have passed here.
@@ -32,9 +42,19 @@ struct Entry {
     token: Option<Token>,
 }
 
+#[derive(Debug)]
+enum Undo {
+    /// What stood in a place.
+    Entry(u32, Option<Entry>),
+    /// Another session was told of.
+    Session(Box<Seen>),
+}
+
 impl Seen {
     /// Passes the rows of a commit: `deliveries` has, for each row, the place of its delivery's mark. Gives the places of
     /// the rows that are not stored yet; `None` when that is all of them.
+    ///
+    /// Ends with [`Seen::keep`] or [`Seen::undo`].
     pub(super) fn fresh(
         &mut self,
         marks: &[Mark],
@@ -69,57 +89,116 @@ impl Seen {
 
     /// Notes the next rows of a delivery as stored. Gives how many of them, from the first on, are stored already.
     fn pass(&mut self, token: Token, identity: Identity, rows: usize) -> usize {
-        let print = short(identity.print);
-        let present = self.0.iter_mut().rev();
-        let mut entry = match present
-            .enumerate()
-            .find(|(_, entry)| entry.token == Some(token))
-        {
-            Some((0, entry)) => return entry.pass(rows),
-            Some((back, _)) => self.take(self.0.len() - 1 - back),
-            None => self.before(identity, print),
+        if self.session != identity.session {
+            let other = Self {
+                session: identity.session,
+                ..Self::default()
+            };
+            let earlier = std::mem::replace(self, other);
+            self.undo.push(Undo::Session(Box::new(earlier)));
+        }
+        let (place, print) = (identity.place, identity.print as u16);
+        let had = self.entries.get(&place).copied();
+        self.undo.push(Undo::Entry(place, had));
+        let mut entry = match had {
+            Some(entry) if entry.token == Some(token) => entry,
+            Some(entry) if identity.again && entry.print == print => Entry {
+                passed: 0,
+                ..self.take(entry, place)
+            },
+            Some(_) | None => Entry {
+                print,
+                ..self.take(Entry::default(), place)
+            },
         };
         entry.token = Some(token);
         let stored = entry.pass(rows);
-        if self.0.len() == MOST {
-            self.0.pop_front();
-        }
-        self.0.push_back(entry);
+        self.entries.insert(place, entry);
         stored
     }
 
-    /// What is known of a delivery that has just come: nothing, unless it has come before.
-    fn before(&mut self, identity: Identity, print: u64) -> Entry {
-        let new = Entry {
-            place: identity.place,
-            print,
-            rows: 0,
-            passed: 0,
-            token: None,
-        };
-        let had = self
-            .0
-            .iter()
-            .rposition(|entry| entry.place == identity.place);
-        let Some(had) = had else { return new };
-        let had = self.take(had);
-        match identity.again && had.print == print {
-            true => Entry { passed: 0, ..had },
-            false => new,
+    /// Takes a place, behind all others.
+    fn take(&mut self, entry: Entry, place: u32) -> Entry {
+        let number = self.taken;
+        self.taken += 1;
+        self.order.push_back((number, place));
+        Entry { number, ..entry }
+    }
+
+    /// The commit counts: what it has changed stays.
+    pub(super) fn keep(&mut self) {
+        self.undo.clear();
+        while self.entries.len() > MOST
+            || self
+                .order
+                .front()
+                .is_some_and(|taken| !self.is_last(*taken))
+        {
+            let Some(taken) = self.order.pop_front() else {
+                return;
+            };
+            if self.is_last(taken) {
+                self.entries.remove(&taken.1);
+            }
+        }
+        if self.order.len() > 2 * MOST {
+            let entries = &self.entries;
+            let is_last = |(number, place): &(u64, u32)| {
+                entries
+                    .get(place)
+                    .is_some_and(|entry| entry.number == *number)
+            };
+            self.order.retain(is_last);
         }
     }
 
-    fn take(&mut self, index: usize) -> Entry {
-        self.0.remove(index).unwrap_or_default()
+    /// The commit does not count: what it has changed is as it was before.
+    pub(super) fn undo(&mut self) {
+        while let Some(undo) = self.undo.pop() {
+            match undo {
+                Undo::Session(earlier) => {
+                    *self = *earlier;
+                }
+                Undo::Entry(place, Some(entry)) => {
+                    self.entries.insert(place, entry);
+                }
+                Undo::Entry(place, None) => {
+                    self.entries.remove(&place);
+                }
+            }
+        }
     }
 
-    /// As it is kept.
+    /// Whether a place was last taken with this number.
+    fn is_last(&self, (number, place): (u64, u32)) -> bool {
+        self.entries
+            .get(&place)
+            .is_some_and(|entry| entry.number == number)
+    }
+
+    /// As it is kept: the session, then runs of deliveries whose places follow each other and that have as many rows.
     pub(super) fn text(&self) -> String {
-        let mut bytes = Vec::with_capacity(self.0.len() * (PRINT + 4));
-        for entry in &self.0 {
-            write_number(entry.place, &mut bytes);
-            bytes.extend_from_slice(&entry.print.to_le_bytes()[..PRINT]);
+        let last = self.order.iter().filter(|taken| self.is_last(**taken));
+        let mut entries = last
+            .filter_map(|(_, place)| Some((*place, self.entries.get(place)?)))
+            .peekable();
+        let mut bytes = Vec::with_capacity(self.entries.len() * PRINT + 64);
+        bytes.extend_from_slice(&self.session.to_le_bytes());
+        let mut prints = Vec::new();
+        while let Some((first, entry)) = entries.next() {
+            prints.clear();
+            prints.extend_from_slice(&entry.print.to_le_bytes());
+            let mut next = first.wrapping_add(1);
+            while let Some((_, follower)) =
+                entries.next_if(|(place, other)| *place == next && other.rows == entry.rows)
+            {
+                prints.extend_from_slice(&follower.print.to_le_bytes());
+                next = next.wrapping_add(1);
+            }
+            write_number(first, &mut bytes);
+            write_number((prints.len() / PRINT) as u32, &mut bytes);
             write_number(entry.rows, &mut bytes);
+            bytes.extend_from_slice(&prints);
         }
         BASE64_STANDARD_NO_PAD.encode(bytes)
     }
@@ -131,16 +210,33 @@ impl Seen {
     pub(super) fn read(text: &str) -> Result<Self> {
         let unknown = || Error::config("what is known of the last deliveries cannot be read");
         let bytes = BASE64_STANDARD_NO_PAD.decode(text).map_err(|_| unknown())?;
-        let mut rest = &bytes[..];
-        let mut entries = VecDeque::new();
+        Self::read_bytes(&bytes).ok_or_else(unknown)
+    }
+
+    fn read_bytes(bytes: &[u8]) -> Option<Self> {
+        let (session, mut rest) = bytes.split_first_chunk()?;
+        let mut seen = Self {
+            session: u64::from_le_bytes(*session),
+            ..Self::default()
+        };
         while !rest.is_empty() {
-            let entry = read_entry(&mut rest).ok_or_else(unknown)?;
-            if entries.len() == MOST {
-                entries.pop_front();
+            let first = read_number(&mut rest)?;
+            let count = read_number(&mut rest)?;
+            let rows = read_number(&mut rest)?;
+            let (prints, behind) = rest.split_at_checked((count as usize).checked_mul(PRINT)?)?;
+            rest = behind;
+            for (place, print) in (0..count).zip(prints.as_chunks::<PRINT>().0) {
+                let place = first.wrapping_add(place);
+                let entry = Entry {
+                    print: u16::from_le_bytes(*print),
+                    rows,
+                    ..Entry::default()
+                };
+                let entry = seen.take(entry, place);
+                seen.entries.insert(place, entry);
             }
-            entries.push_back(entry);
         }
-        Ok(Self(entries))
+        Some(seen)
     }
 }
 
@@ -152,26 +248,6 @@ impl Entry {
         self.rows = self.rows.max(self.passed);
         stored as usize
     }
-}
-
-/// The part of a print that is kept.
-fn short(print: u64) -> u64 {
-    print & (u64::MAX >> (64 - 8 * PRINT))
-}
-
-fn read_entry(bytes: &mut &[u8]) -> Option<Entry> {
-    let place = read_number(bytes)?;
-    let (print, rest) = bytes.split_at_checked(PRINT)?;
-    *bytes = rest;
-    let mut whole = [0; 8];
-    whole[..PRINT].copy_from_slice(print);
-    Some(Entry {
-        place,
-        print: u64::from_le_bytes(whole),
-        rows: read_number(bytes)?,
-        passed: 0,
-        token: None,
-    })
 }
 
 /// Seven bits in each byte, the lowest first.
@@ -204,6 +280,7 @@ mod tests {
 
     fn first(place: u32, print: u64) -> Identity {
         Identity {
+            session: 3,
             place,
             print,
             again: false,
@@ -243,7 +320,7 @@ mod tests {
         let mut seen = Seen::default();
         seen.pass(token(1), first(7, 70), 1);
         let mut seen = restarted(&seen);
-        let mut other = seen.clone();
+        let mut other = restarted(&seen);
         assert_eq!(seen.pass(token(1), again(7, 71), 1), 0, "other content");
         assert_eq!(other.pass(token(1), first(7, 70), 1), 0, "said to be new");
         assert_eq!(restarted(&other).pass(token(2), again(7, 70), 1), 1);
@@ -267,10 +344,74 @@ mod tests {
 
     #[test]
     fn a_text_of_another_making_is_refused() {
-        for text in ["?", "gICAgICA", "AQI"] {
+        let session = "AAAAAAAAAAA";
+        for text in [
+            "?",
+            "",
+            "AQI",
+            &format!("{session}ICAgICAgIA"),
+            &format!("{session}QEB"),
+        ] {
             Seen::read(text).unwrap_err();
         }
-        assert_eq!(Seen::read("").unwrap().0.len(), 0);
+        assert_eq!(Seen::read(session).unwrap().entries.len(), 0);
+    }
+
+    #[test]
+    fn a_commit_that_does_not_count_changes_nothing() {
+        let mut seen = Seen::default();
+        seen.pass(token(1), first(1, 10), 2);
+        seen.pass(token(2), first(2, 20), 2);
+        seen.keep();
+        let before = seen.text();
+        seen.pass(token(1), first(1, 10), 3);
+        seen.pass(token(3), first(2, 21), 1);
+        let other = Identity {
+            session: 4,
+            ..first(2, 20)
+        };
+        seen.pass(token(4), other, 1);
+        seen.pass(token(5), first(9, 90), 1);
+        seen.undo();
+        assert_eq!(seen.text(), before);
+        assert_eq!(
+            seen.pass(token(1), first(1, 10), 1),
+            0,
+            "the third of its rows"
+        );
+    }
+
+    #[test]
+    fn c2_what_another_session_brings_is_another_message() {
+        let mut seen = Seen::default();
+        seen.pass(token(1), first(1, 10), 1);
+        seen.keep();
+        let mut seen = restarted(&seen);
+        let other = Identity {
+            session: 4,
+            ..again(1, 10)
+        };
+        assert_eq!(seen.pass(token(1), other, 1), 0);
+        seen.keep();
+        assert_eq!(restarted(&seen).pass(token(2), other, 1), 1);
+    }
+
+    #[test]
+    fn as_many_are_known_as_may_be_under_way() {
+        let mut seen = Seen::default();
+        let last = 3 * MOST as u32;
+        for place in 0..last {
+            seen.pass(token(place.into()), first(place, place.into()), 1);
+            seen.keep();
+        }
+        let mut seen = restarted(&seen);
+        assert_eq!(seen.entries.len(), MOST);
+        let oldest = last - MOST as u32;
+        assert_eq!(seen.pass(token(0), again(oldest, oldest.into()), 1), 1);
+        assert_eq!(
+            seen.pass(token(1), again(oldest - 1, u64::from(oldest) - 1), 1),
+            0
+        );
     }
 
     #[test]
@@ -332,10 +473,16 @@ mod tests {
                     }
                     Step::Store(index) if index < open.len() => {
                         let (token, message) = open.remove(index);
-                        let identity = Identity { place: message.id, print: 5, again: message.sent };
+                        let identity = Identity { session: 3, place: message.id, print: 5, again: message.sent };
+                        if index % 5 == 4 {
+                            // The disk fails once.
+                            seen.pass(token, identity, 1);
+                            seen.undo();
+                        }
                         if seen.pass(token, identity, 1) == 0 {
                             stored.push(message.number);
                         }
+                        seen.keep();
                         done.insert(message.number);
                         continue;
                     }

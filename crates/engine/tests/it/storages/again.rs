@@ -103,6 +103,7 @@ impl Process {
 
 fn first(place: u32, print: u64) -> Identity {
     Identity {
+        session: 3,
         place,
         print,
         again: false,
