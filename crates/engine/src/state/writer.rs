@@ -121,12 +121,12 @@ impl WriterHandle {
     /// As `call`, for threads that may block: gives what the answer comes by.
     pub(super) fn call_blocking<F, T>(&self, work: F) -> oneshot::Receiver<Result<T, Failure>>
     where
-        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
         T: Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
         let job = Call {
-            work: Some(work),
+            work,
             result: None,
             caller,
         };
