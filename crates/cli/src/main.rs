@@ -1,7 +1,7 @@
 //! The binary `wiredflow`: the command-line tool without a flow of its own.
 
-/// Thousands of pipelines that allocate and free at once are two thirds of the work with the system's allocator, and
-/// leave fewer holes. A user's own program chooses for itself.
+/// With thousands of pipelines a good part of the CPU went into the system's allocator. A user's own program chooses for
+/// itself.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
