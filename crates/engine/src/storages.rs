@@ -4,7 +4,6 @@ mod csv;
 mod json;
 mod jsonl;
 mod owner;
-mod seen;
 mod sqlite;
 
 use std::fmt;

@@ -51,11 +51,11 @@ enum Stop {
 #[derive(Clone, Copy, Debug)]
 enum Cause {
     /// A run without a tick.
-    NoTick,
+    Unscheduled,
     /// A tick that is later than all that were ever claimed.
-    NewTick(Timestamp),
+    New(Timestamp),
     /// A tick that may have been claimed: the state must say who has it.
-    OldTick(Timestamp),
+    Old(Timestamp),
 }
 
 impl From<Error> for Stop {
@@ -96,7 +96,7 @@ impl Trigger {
         self.wait_for_others().await?;
         self.unless_over(self.pipeline.shared.clock.sleep(self.delay()))
             .await?;
-        self.start(Cause::NoTick).await
+        self.start(Cause::Unscheduled).await
     }
 
     async fn wait_for_others(&self) -> Result<(), Stop> {
@@ -138,9 +138,9 @@ impl Trigger {
         // From here on nothing is broken off: a run that is in the history has a delivery.
         let stopping = &self.pipeline.stopping;
         let run = match cause {
-            Cause::NoTick => shared.ledger.begin(name, None, stopping).await?,
-            Cause::NewTick(tick) => shared.ledger.begin(name, Some(tick), stopping).await?,
-            Cause::OldTick(tick) => {
+            Cause::Unscheduled => shared.ledger.begin(name, None, stopping).await?,
+            Cause::New(tick) => shared.ledger.begin(name, Some(tick), stopping).await?,
+            Cause::Old(tick) => {
                 shared.ledger.written().await;
                 let started = shared.clock.now();
                 let begin = || shared.state.start_tick(name, tick, started);
@@ -396,9 +396,9 @@ impl Ticks<'_> {
         let millisecond = tick.as_millisecond();
         let newest = self.newest.fetch_max(millisecond, Ordering::Relaxed);
         let cause = if millisecond > newest {
-            Cause::NewTick(tick)
+            Cause::New(tick)
         } else {
-            Cause::OldTick(tick)
+            Cause::Old(tick)
         };
         self.trigger.start(cause).await?;
         *self.lock_passed_over() = None;

@@ -226,6 +226,8 @@ pub(super) fn open_to_write(path: &Path, state: &FileState) -> Result<Connection
     // Savepoints keep their undo in memory; a burst's log is given back afterwards.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    // Folding the log into the file takes some milliseconds in which nobody is answered: seldom, then.
+    connection.pragma_update(None, "wal_autocheckpoint", 8192)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }

@@ -3,6 +3,8 @@
 //! Files and embedded databases block, so their calls run on threads of their own. All waiting commits
 //! of a storage are made safe by one call: one fsync or COMMIT for many batches.
 
+mod seen;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +17,7 @@ use wiredflow_core::{Batch, Error, ErrorKind, Result, Value};
 
 use crate::catalogue::StorageOpener;
 
-use super::seen::Seen;
+use seen::Seen;
 
 /// How many threads write at most; each storage stays on one of them.
 const THREADS: usize = 4;
