@@ -99,16 +99,18 @@ impl OpenStorage {
         &self.writes
     }
 
-    /// Opens it, on its writer thread: the first time as its files were left, and after that, which is
+    /// Opens it, on its writer thread: as its files were left, until that has worked, and after that, which is
     /// after an error, as this process has left them. `state` remembers how far they are committed.
     pub fn opener(&self, left: Left, state: Option<StateHandle>) -> StorageOpener {
-        let (open, first) = (Arc::clone(&self.open), AtomicBool::new(true));
+        let (open, opened) = (Arc::clone(&self.open), AtomicBool::new(false));
         Arc::new(move || {
-            let left = match first.swap(false, Ordering::Relaxed) {
-                true => left,
-                false => Left::Here,
+            let left = match opened.load(Ordering::Relaxed) {
+                true => Left::Here,
+                false => left,
             };
-            open(left, state.clone())
+            let storage = open(left, state.clone())?;
+            opened.store(true, Ordering::Relaxed);
+            Ok(storage)
         })
     }
 }

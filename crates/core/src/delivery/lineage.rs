@@ -213,11 +213,8 @@ impl Lineage {
     /// What the delivery of a record is known by when it comes again; that of the only delivery there is, where no
     /// record is meant.
     pub fn identity(&self, record: Option<&Record>) -> Option<Identity> {
-        let place = match record.map(|record| record.origin) {
-            Some(Origin::One(place)) => place as usize,
-            Some(Origin::All) | None if self.shares.len() == 1 => 0,
-            Some(Origin::All) | None => return None,
-        };
+        let only = (self.shares.len() == 1).then_some(0);
+        let place = record.and_then(Record::delivery).or(only)?;
         self.shares.get(place)?.state()?.mark.identity
     }
 

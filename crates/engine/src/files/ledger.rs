@@ -113,7 +113,7 @@ impl Ledger {
             length_before,
             cursors_before: self.cursors.clone(),
         };
-        self.state.keep_file_line(&self.name, &line)
+        self.state.keep_file_line(&self.name, line)
     }
 
     /// The commit counts.

@@ -61,8 +61,8 @@ impl StateHandle {
     }
 
     /// Begins to keep a line; does not wait for the disk. Not for tasks of the runtime.
-    pub fn keep_file_line(&self, name: &str, line: &FileLine) -> FileLineOnItsWay {
-        let (key, line) = (name.to_owned(), line.clone());
+    pub fn keep_file_line(&self, name: &str, line: FileLine) -> FileLineOnItsWay {
+        let key = name.to_owned();
         FileLineOnItsWay {
             answer: self
                 .writer

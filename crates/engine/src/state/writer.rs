@@ -75,6 +75,19 @@ struct Call<F, T> {
     caller: oneshot::Sender<Result<T, Failure>>,
 }
 
+impl<F, T> Call<F, T> {
+    /// A call, and what its answer comes by.
+    fn of(work: F) -> (Box<Self>, oneshot::Receiver<Result<T, Failure>>) {
+        let (caller, answer) = oneshot::channel();
+        let call = Self {
+            work,
+            result: None,
+            caller,
+        };
+        (Box::new(call), answer)
+    }
+}
+
 impl<F, T> Job for Call<F, T>
 where
     F: FnMut(&Connection) -> Result<T, Failure> + Send,
@@ -108,13 +121,8 @@ impl WriterHandle {
         F: FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
         T: Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        let job = Call {
-            work,
-            result: None,
-            caller,
-        };
-        let sent = self.queue.send(Message::Job(Box::new(job))).await;
+        let (job, answer) = Call::of(work);
+        let sent = self.queue.send(Message::Job(job)).await;
         self.answered(sent.is_ok(), answer).await
     }
 
@@ -124,14 +132,9 @@ impl WriterHandle {
         F: FnMut(&Connection) -> Result<T, Failure> + Send + 'static,
         T: Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        let job = Call {
-            work,
-            result: None,
-            caller,
-        };
+        let (job, answer) = Call::of(work);
         // A writer that has ended drops the job, which answers it.
-        drop(self.queue.blocking_send(Message::Job(Box::new(job))));
+        drop(self.queue.blocking_send(Message::Job(job)));
         answer
     }
 

@@ -330,31 +330,32 @@ impl Owned {
     /// One call for all waiting commits; each by itself when that fails, so that one bad row costs only
     /// its own batch, or when the rows of one replace those of another.
     fn commit_group(&mut self, commits: Vec<Commit>) {
+        // One that cannot be opened says so to each of them, below.
+        let joins = self.with(|storage| Ok(storage.joins_commits())) == Ok(true);
         let together = commits.len() > 1
+            && joins
             && commits
                 .iter()
-                .all(|commit| commit.epoch == commits[0].epoch)
-            && self.with(|storage| Ok(storage.joins_commits())) == Ok(true);
-        if together && let Ok(receipt) = self.commit(&commits) {
+                .all(|commit| commit.epoch == commits[0].epoch);
+        if together && let Ok(receipt) = self.commit(&commits, joins) {
             for commit in commits {
                 drop(commit.reply.send(Ok(receipt.clone())));
             }
             return;
         }
         for commit in commits {
-            let result = self.commit(std::slice::from_ref(&commit));
+            let result = self.commit(std::slice::from_ref(&commit), joins);
             // The caller may have gone; what it asked for is done all the same.
             drop(commit.reply.send(result));
         }
     }
 
     /// Makes the rows of commits of one epoch safe, but for those that the storage has already, with the note that
-    /// it has them.
-    fn commit(&mut self, commits: &[Commit]) -> Result<CommitReceipt> {
+    /// it has them. `joins`: see [`Storage::joins_commits`].
+    fn commit(&mut self, commits: &[Commit], joins: bool) -> Result<CommitReceipt> {
         let Some(epoch) = commits.first().map(|commit| commit.epoch) else {
             return Err(Error::bug("a commit of nothing"));
         };
-        let joins = self.with(|storage| Ok(storage.joins_commits()))?;
         let mut touched: BTreeSet<&Arc<str>> = BTreeSet::new();
         let mut rows: Vec<&Value> = Vec::new();
         // The places of the rows in the first commit: what an error names when there is no other.

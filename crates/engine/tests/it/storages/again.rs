@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wiredflow_core::Batch;
 use wiredflow_core::delivery::{Identity, Mark, Parcel, Settle, Settled, Token};
 use wiredflow_core::storage::{Epoch, Mapping, Query};
+use wiredflow_core::{Batch, Error};
+use wiredflow_engine::catalogue::OpenStorage;
 use wiredflow_engine::state::{FileCommit, FileLine, State};
 use wiredflow_engine::storages::{Entrusted, Left, RowsOf, StorageHandle, Writers};
 
@@ -207,7 +208,7 @@ fn begin(process: &Process, place: &Place, folder: &Path, bytes: &[u8], reached:
         length_before: before.len() as u64,
         cursors_before: line.now.cursors,
     };
-    state.keep_file_line(&name, &line).wait().unwrap();
+    state.keep_file_line(&name, line).wait().unwrap();
     let written = [&before[..from], &bytes[..reached]].concat();
     // What is overwritten in part has its old end behind it.
     let written = match before.get(written.len()..) {
@@ -318,4 +319,29 @@ fn rows_of_no_delivery_are_stored_as_often_as_they_come() {
         let process = Process::start(&place, folder.path(), Left::Unknown);
         assert_eq!(process.load(), json!([row(1), row(1)]), "{kind}");
     }
+}
+
+#[test]
+fn a2_a_file_that_cannot_be_opened_at_once_is_still_what_a_crash_has_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::new(folder.path(), "jsonl");
+    let real = place.check().unwrap();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = std::sync::Arc::clone(&seen);
+    let storage = OpenStorage::new("a file".to_owned(), move |left, state| {
+        let mut noted = noted.lock().unwrap();
+        noted.push(left);
+        match noted.len() {
+            1 => Err(Error::remote("the disk is away")),
+            _ => real.opener(left, state)(),
+        }
+    });
+    let opener = storage.opener(Left::Unknown, None);
+    assert!(opener().is_err());
+    drop(opener().unwrap());
+    drop(opener().unwrap());
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [Left::Unknown, Left::Unknown, Left::Here]
+    );
 }
