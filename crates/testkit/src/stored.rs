@@ -39,6 +39,27 @@ pub fn rows(kind: &str, file: &Path) -> Result<Vec<Value>, String> {
     }
 }
 
+/// The whole lines of a file that a flow may be writing at this moment: what is behind the last line end is still
+/// on its way. None where there is no file.
+pub fn written_lines(file: &Path) -> Vec<String> {
+    let bytes = fs::read(file).unwrap_or_default();
+    let whole = bytes
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    String::from_utf8(bytes[..whole].to_vec())
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The rows of a jsonl file that a flow may be writing at this moment.
+pub fn written_rows(file: &Path) -> Vec<Value> {
+    let lines = written_lines(file);
+    lines.iter().map(|line| parsed(line).unwrap()).collect()
+}
+
 /// Looks through a database; panics when it is damaged.
 #[track_caller]
 pub fn check_database(file: &Path) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal, wait_until};
+use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal, wait_until, written_rows};
 
 use crate::{SOON, tool};
 
@@ -23,10 +23,7 @@ fn storing(broker: &Mosquitto) -> FlowTest {
 
 /// The stored records; a line that is being written is left for the next look.
 fn stored(test: &FlowTest) -> Vec<Value> {
-    let text = std::fs::read_to_string(test.path("data/jsonl_in_stream.jsonl")).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect()
+    written_rows(&test.path("data/jsonl_in_stream.jsonl"))
 }
 
 /// Publishes a marker again and again until it is stored: the service is subscribed then.

@@ -4,17 +4,15 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal, wait_until};
+use serde_json::json;
+use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal, wait_until, written_rows};
 
 use crate::{SOON, tool};
 
 /// The numbers that a service has stored; a line that is being written is left for the next look.
 fn numbers(test: &FlowTest) -> Vec<u64> {
-    let text = std::fs::read_to_string(test.path("data/jsonl_in_stream.jsonl")).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["n"].as_u64())
-        .collect()
+    let rows = written_rows(&test.path("data/jsonl_in_stream.jsonl"));
+    rows.iter().filter_map(|row| row["n"].as_u64()).collect()
 }
 
 #[test]

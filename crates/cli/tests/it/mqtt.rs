@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use wiredflow_testkit::{FlowTest, Mosquitto, Running, Signal, wait_until};
+use wiredflow_testkit::{FlowTest, Mosquitto, Running, Signal, wait_until, written_lines};
 
 use crate::gate::{Gate, PUBACK, PUBCOMP, PUBREC};
 use crate::{SOON, tool};
@@ -37,8 +37,7 @@ fn begin(test: &FlowTest, mosquitto: &Mosquitto) -> Running {
 
 fn stored(test: &FlowTest) -> Vec<String> {
     let file = test.path("data/jsonl_in_numbers.jsonl");
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
+    written_lines(&file)
 }
 
 fn end(running: Running) {

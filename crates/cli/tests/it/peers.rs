@@ -154,8 +154,7 @@ fn what_init_writes_runs_against_mock_or_mock_says_which_port_is_taken() {
     test.file("flow.yaml", &flow);
     let mut running = test.spawn(["run", "flow.yaml"]);
     running.wait_until(SOON, || {
-        std::fs::read_to_string(test.path("data/csv_in_statistics.csv"))
-            .is_ok_and(|text| text.lines().count() >= 2)
+        wiredflow_testkit::written_lines(&test.path("data/csv_in_statistics.csv")).len() >= 2
     });
     running.signal(wiredflow_testkit::Signal::Int);
     running.wait(SOON).assert_code(0);

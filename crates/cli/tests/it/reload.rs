@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use wiredflow_testkit::{FlowTest, Mosquitto, Signal, wait_until};
+use wiredflow_testkit::{FlowTest, Mosquitto, Signal, wait_until, written_rows};
 
 use crate::{SOON, tool};
 
@@ -32,12 +32,8 @@ fn replace(test: &FlowTest, name: &str, text: &str) {
 
 /// How often each number is stored, by who marked it.
 fn stored(test: &FlowTest) -> BTreeMap<String, Vec<u64>> {
-    let text = std::fs::read_to_string(test.path("data/jsonl_in_kept.jsonl")).unwrap_or_default();
     let mut stored: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for line in text.lines() {
-        let Ok(row) = serde_json::from_str::<Value>(line) else {
-            continue;
-        };
+    for row in written_rows(&test.path("data/jsonl_in_kept.jsonl")) {
         let by = row["by"].as_str().unwrap().to_owned();
         stored
             .entry(by)

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wiredflow_testkit::{Authority, HttpPeer, Reply, Signal, free_port, wait_until};
+use wiredflow_testkit::{Authority, HttpPeer, Reply, Signal, free_port, wait_until, written_rows};
 
 use crate::{SOON, tool};
 
@@ -63,13 +63,9 @@ fn a1_what_was_confirmed_survives_kills_and_only_what_was_sent_again_is_there_tw
         }
     });
     let rows = || {
-        let text = std::fs::read_to_string(test.path("data/jsonl_in_p.jsonl")).unwrap_or_default();
-        let whole = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        whole
-            .map(|row| row["n"].as_u64().unwrap())
-            .collect::<Vec<_>>()
+        let rows = written_rows(&test.path("data/jsonl_in_p.jsonl"));
+        let number = |row: &Value| row["n"].as_u64().unwrap();
+        rows.iter().map(number).collect::<Vec<_>>()
     };
     let mut running = test.spawn(["run", "flow.yaml"]);
     for kill in 1..=3 {

@@ -9,6 +9,7 @@ use wiredflow_engine::functions::Functions;
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::run::{RunOptions, start};
 use wiredflow_engine::state::{Selection, StateReader, StoredDeadLetter};
+use wiredflow_testkit::written_rows;
 
 /// Runs a flow of `once` pipelines over a `logic.py`; `{stages}` pipelines are named `p`.
 struct Flow {
@@ -57,10 +58,7 @@ impl Flow {
     }
 
     fn rows(&self, file: &str) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.path().join(file)).unwrap_or_default();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        written_rows(&self.path().join(file))
     }
 
     fn dead_letters(&self) -> Vec<StoredDeadLetter> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use wiredflow_testkit::{Mosquitto, wait_until};
+use wiredflow_testkit::{Mosquitto, wait_until, written_lines};
 
 use super::bench::{Bench, SOON};
 use super::whole;
@@ -11,8 +11,7 @@ use super::whole;
 /// The lines that a pipeline has stored.
 fn lines(folder: &Path, pipeline: &str) -> Vec<String> {
     let file = folder.join(format!("data/jsonl_in_{pipeline}.jsonl"));
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
+    written_lines(&file)
 }
 
 fn records(folder: &Path, pipeline: &str) -> Vec<Value> {

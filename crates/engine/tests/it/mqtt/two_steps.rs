@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use wiredflow_core::ErrorKind;
-use wiredflow_testkit::{Mosquitto, wait_until};
+use wiredflow_testkit::{Mosquitto, wait_until, written_rows};
 
 use super::bench::{Bench, SOON, texts};
 use super::scripted::{self, Connection, Scripted};
@@ -115,10 +115,8 @@ async fn c4_what_the_flow_still_has_is_received_on_the_next_connection() {
 
 /// The values of `n` in the order in which they were stored.
 fn stored(folder: &Path) -> Vec<u64> {
-    let text = std::fs::read_to_string(folder.join("data/jsonl_in_numbers.jsonl"));
-    let number = |line: &str| serde_json::from_str::<Value>(line).unwrap()["n"].as_u64();
-    let text = text.unwrap_or_default();
-    text.lines().map(|line| number(line).unwrap()).collect()
+    let rows = written_rows(&folder.join("data/jsonl_in_numbers.jsonl"));
+    rows.iter().map(|row| row["n"].as_u64().unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use wiredflow_engine::check::{SystemLookup, check_text};
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::run::{RunOptions, Running, start};
-use wiredflow_testkit::{Message, Mosquitto, seed, wait_until};
+use wiredflow_testkit::{Message, Mosquitto, seed, wait_until, written_rows};
 
 use super::bench::SOON;
 
@@ -31,8 +31,7 @@ pub(crate) async fn end(running: Running) -> RunReport {
 pub(crate) fn stored(folder: &Path) -> BTreeMap<u64, usize> {
     let file = folder.join("data/jsonl_in_numbers.jsonl");
     let mut counts = BTreeMap::new();
-    for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
-        let row: Value = serde_json::from_str(line).unwrap();
+    for row in written_rows(&file) {
         *counts.entry(row["n"].as_u64().unwrap()).or_default() += 1;
     }
     counts

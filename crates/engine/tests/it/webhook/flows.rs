@@ -8,7 +8,7 @@ use wiredflow_core::Value;
 use wiredflow_engine::check::{SystemLookup, check_text};
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::run::{RunOptions, Running, start};
-use wiredflow_testkit::{Authority, free_port};
+use wiredflow_testkit::{Authority, free_port, written_rows};
 
 use super::SOON;
 
@@ -58,10 +58,7 @@ async fn curl(args: &[&str]) -> (u16, String) {
 }
 
 fn stored(folder: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(folder.join("data/jsonl_in_p.jsonl")).unwrap_or_default();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    written_rows(&folder.join("data/jsonl_in_p.jsonl"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
