@@ -150,7 +150,7 @@ pub enum Mapping {
 /// retries inside: a storage holds no retry code. After an error no row of that call counts as
 /// stored; a storage takes care that a part of it is not seen later (truncate or roll back).
 pub trait Storage: Send {
-    /// Makes the rows and the cursors safe, or changes nothing.
+    /// Makes the rows and the cursors safe, or changes nothing. Cursors of other sources stay as they were.
     ///
     /// A row that can never be stored is `Error::data(…).at_record(index)`; a full or failing disk is
     /// `Error::remote`. Rows arrive as the preprocessing left them, oldest first.

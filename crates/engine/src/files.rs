@@ -151,7 +151,7 @@ impl DataFile {
             // Made whole: nobody sees a file that is empty or half written.
             return self.replace(|_, new| new.write_all(bytes));
         };
-        let line = self.ledger.as_ref();
+        let line = self.ledger.as_mut();
         let line = line.map(|ledger| ledger.begin_write(at, bytes, old_end));
         let written = open
             .file
@@ -204,7 +204,7 @@ impl DataFile {
     }
 
     fn fill_and_rename(
-        &self,
+        &mut self,
         beside: &Path,
         fill: impl FnOnce(FileReader<'_>, &mut BufWriter<&File>) -> io::Result<()>,
     ) -> io::Result<Open> {
@@ -223,8 +223,9 @@ impl DataFile {
         file.sync_all()?;
         lock(&file)?;
         let open = Open::new(&file.metadata()?, file);
-        if let Some(ledger) = &self.ledger {
-            let line = ledger.begin_replace(open.inode, open.length, self.length());
+        let length_before = self.length();
+        if let Some(ledger) = &mut self.ledger {
+            let line = ledger.begin_replace(open.inode, open.length, length_before);
             line.wait().map_err(io::Error::other)?;
         }
         match &self.open {

@@ -8,6 +8,7 @@
 //! The two syncs run side by side; a commit counts when both are done. After a crash the file's own bytes say
 //! whether the commit of the line is on the disk. If not, the file is brought back to what it was before.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -27,9 +28,12 @@ pub(crate) struct Ledger {
     state: StateHandle,
     name: String,
     /// Where sources stood at the last commit that counts.
-    cursors: Vec<Cursor>,
-    /// Where they stand with the commit that is under way.
-    next: Vec<Cursor>,
+    cursors: BTreeMap<String, String>,
+    /// Where those stand that the commit under way moves.
+    next: BTreeMap<String, String>,
+    /// Those that a line has told to be on their way since the last commit that counts, with that one: the
+    /// next line must tell where they stand.
+    told: BTreeSet<String>,
 }
 
 /// What a line says of the file that was found.
@@ -50,34 +54,32 @@ impl Ledger {
         Some(Self {
             state: place.state.clone()?,
             name: name.to_string_lossy().into_owned(),
-            cursors: Vec::new(),
-            next: Vec::new(),
+            cursors: BTreeMap::new(),
+            next: BTreeMap::new(),
+            told: BTreeSet::new(),
         })
     }
 
     /// Where a source stood.
     pub(super) fn cursor(&self, source: &str) -> Option<String> {
-        let found = self.cursors.iter().find(|cursor| cursor.source == source);
-        found.map(|cursor| cursor.position.clone())
+        self.cursors.get(source).cloned()
     }
 
     /// Says where sources stand with the next commit.
     pub(super) fn set_next(&mut self, cursors: &[Cursor]) {
-        self.next.clone_from(&self.cursors);
-        for cursor in cursors {
-            match self
-                .next
-                .iter_mut()
-                .find(|other| other.source == cursor.source)
-            {
-                Some(other) => other.position.clone_from(&cursor.position),
-                None => self.next.push(cursor.clone()),
-            }
-        }
+        self.next.clear();
+        let moved = cursors.iter().cloned();
+        self.next
+            .extend(moved.map(|cursor| (cursor.source, cursor.position)));
     }
 
     /// Begins a commit that writes `bytes` from `from` on, over `old_end`.
-    pub(super) fn begin_write(&self, from: u64, bytes: &[u8], old_end: &[u8]) -> FileLineOnItsWay {
+    pub(super) fn begin_write(
+        &mut self,
+        from: u64,
+        bytes: &[u8],
+        old_end: &[u8],
+    ) -> FileLineOnItsWay {
         let body = bytes.strip_suffix(old_end).unwrap_or(bytes);
         let commit = FileCommit {
             from,
@@ -86,14 +88,14 @@ impl Ledger {
             digest: digest(body),
             old_end: old_end.to_vec(),
             inode: None,
-            cursors: self.next.clone(),
+            cursors: Vec::new(),
         };
         self.begin(commit, from + old_end.len() as u64)
     }
 
     /// Begins a commit that puts another file in this one's place.
     pub(super) fn begin_replace(
-        &self,
+        &mut self,
         inode: u64,
         length: u64,
         length_before: u64,
@@ -101,24 +103,37 @@ impl Ledger {
         let commit = FileCommit {
             length,
             inode: Some(inode),
-            cursors: self.next.clone(),
             ..FileCommit::default()
         };
         self.begin(commit, length_before)
     }
 
-    fn begin(&self, now: FileCommit, length_before: u64) -> FileLineOnItsWay {
+    /// Tells of a commit, and where sources stand with it, as far as that differs from what is remembered.
+    fn begin(&mut self, mut now: FileCommit, length_before: u64) -> FileLineOnItsWay {
+        self.told.extend(self.next.keys().cloned());
+        let mut cursors_before = Vec::new();
+        for source in &self.told {
+            let before = self.cursors.get(source);
+            let position = self.next.get(source).or(before).cloned();
+            let cursor = |position: String| Cursor {
+                source: source.clone(),
+                position,
+            };
+            now.cursors.extend(position.map(cursor));
+            cursors_before.extend(before.cloned().map(cursor));
+        }
         let line = FileLine {
             now,
             length_before,
-            cursors_before: self.cursors.clone(),
+            cursors_before,
         };
         self.state.keep_file_line(&self.name, line)
     }
 
     /// The commit counts.
     pub(super) fn counts(&mut self) {
-        self.cursors.clone_from(&self.next);
+        self.told = self.next.keys().cloned().collect();
+        self.cursors.append(&mut self.next);
     }
 
     /// Brings a file that has just been opened to what its line says.
@@ -127,12 +142,18 @@ impl Ledger {
             return Ok(());
         };
         let found = look(file, &line)?;
-        self.cursors.clone_from(match found {
-            Found::Committed { .. } => &line.now.cursors,
-            Found::Before | Found::Strange => &line.cursors_before,
-        });
-        self.next.clone_from(&self.cursors);
         let now = &line.now;
+        let stand = match found {
+            Found::Committed { .. } => &now.cursors,
+            Found::Before | Found::Strange => &line.cursors_before,
+        };
+        let stand = stand.iter().cloned();
+        self.cursors = stand
+            .map(|cursor| (cursor.source, cursor.position))
+            .collect();
+        let on_their_way = now.cursors.iter().cloned();
+        self.told = on_their_way.map(|cursor| cursor.source).collect();
+        self.next.clear();
         match (found, left) {
             (Found::Committed { more: 0 }, _) => return Ok(()),
             (Found::Committed { more }, Left::Unknown) => {
@@ -169,7 +190,6 @@ impl Ledger {
             length,
             digested: length,
             digest: digest(b""),
-            cursors: self.cursors.clone(),
             ..FileCommit::default()
         };
         self.begin(now, length).wait()
@@ -226,5 +246,63 @@ fn digest_of(file: &DataFile, from: u64, to: u64) -> Result<Vec<u8>> {
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ledger({})", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use crate::state::State;
+
+    use super::*;
+
+    /// One commit: the sources that it moves, and whether it counts in the end.
+    fn commits() -> impl Strategy<Value = Vec<(BTreeSet<u8>, bool)>> {
+        let sources = prop::collection::btree_set(0..5_u8, 0..4);
+        prop::collection::vec((sources, any::<bool>()), 1..12)
+    }
+
+    fn sorted(cursors: Vec<Cursor>) -> BTreeMap<String, String> {
+        let cursors = cursors.into_iter();
+        cursors
+            .map(|cursor| (cursor.source, cursor.position))
+            .collect()
+    }
+
+    #[test]
+    fn the_line_tells_where_each_source_stands_with_its_commit_and_without_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = "2026-11-23T00:00:00Z".parse().unwrap();
+        let (state, _) = State::open(folder.path(), "sensors", now).unwrap();
+        let files = std::cell::Cell::new(0);
+        proptest!(ProptestConfig::with_cases(40), |(commits in commits())| {
+            files.set(files.get() + 1);
+            let mut ledger = Ledger {
+                state: state.handle(),
+                name: format!("{}.jsonl", files.get()),
+                cursors: BTreeMap::new(),
+                next: BTreeMap::new(),
+                told: BTreeSet::new(),
+            };
+            let mut stand = BTreeMap::new();
+            for (number, (sources, counts)) in commits.into_iter().enumerate() {
+                let cursors: Vec<Cursor> = sources
+                    .iter()
+                    .map(|source| Cursor { source: source.to_string(), position: number.to_string() })
+                    .collect();
+                let mut with = stand.clone();
+                with.extend(sorted(cursors.clone()));
+                ledger.set_next(&cursors);
+                ledger.begin_write(0, b"row\n", b"").wait().unwrap();
+                let line = ledger.state.file_line(&ledger.name).unwrap().unwrap();
+                prop_assert_eq!(sorted(line.now.cursors), with.clone());
+                prop_assert_eq!(sorted(line.cursors_before), stand.clone());
+                if counts {
+                    ledger.counts();
+                    stand = with;
+                }
+            }
+        });
     }
 }

@@ -27,7 +27,8 @@ pub struct FileCommit {
     pub old_end: Vec<u8>,
     /// The file that it put in the old one's place; none where it wrote into the old one.
     pub inode: Option<u64>,
-    /// Where sources stood.
+    /// Where sources stood. In a line that is to be kept, those are enough that it moves, and that the line before it has
+    /// moved.
     pub cursors: Vec<Cursor>,
 }
 
@@ -143,6 +144,10 @@ fn write(connection: &Connection, name: &str, line: &FileLine) -> Result<(), Fai
             line.now.inode.map(u64::cast_signed),
             of_count(line.length_before),
         ))?;
+    // What only a commit has said that did not count, and this line does not say.
+    connection
+        .prepare_cached("DELETE FROM file_cursors WHERE name = ?1 AND position_before IS NULL")?
+        .execute([name])?;
     let mut keep = connection.prepare_cached(
         "INSERT INTO file_cursors (name, source, position, position_before) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO UPDATE SET position = excluded.position,

@@ -313,6 +313,14 @@ struct Owned {
     open: Option<Box<dyn Storage>>,
     /// What the open storage has of each pipeline's last deliveries.
     seen: BTreeMap<Arc<str>, Seen>,
+    /// How many rows have just come again that it has already.
+    passed_over: usize,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.tell_passed_over();
+    }
 }
 
 type Shelf = BTreeMap<usize, Owned>;
@@ -324,6 +332,7 @@ impl Owned {
             opener: storage.opener,
             open: None,
             seen: BTreeMap::new(),
+            passed_over: 0,
         }
     }
 
@@ -388,24 +397,26 @@ impl Owned {
                 }
             }
         }
-        if passed_over > 0 {
-            tracing::info!(
-                storage = %self.name,
-                rows = passed_over,
-                "delivered again after a crash or a lost connection, and stored already: passed over"
-            );
-            if rows.is_empty() {
-                self.end_seen(&touched, true);
-                return Ok(CommitReceipt::issue(Arc::clone(&self.name), passed_over));
-            }
+        if passed_over == 0 {
+            self.tell_passed_over();
         }
-        let cursor = |pipeline: &&Arc<str>| {
-            Some(Cursor {
-                source: source_of(pipeline),
-                position: self.seen.get(*pipeline)?.text(),
+        self.passed_over += passed_over;
+        if passed_over > 0 && rows.is_empty() {
+            self.end_seen(&touched, true);
+            return Ok(CommitReceipt::issue(Arc::clone(&self.name), passed_over));
+        }
+        let seen = touched
+            .iter()
+            .filter_map(|pipeline| Some((pipeline, self.seen.get(*pipeline)?)));
+        let cursors: Vec<Cursor> = seen
+            .flat_map(|(pipeline, seen)| {
+                let cursor = |(segment, position)| Cursor {
+                    source: source_of(pipeline, segment),
+                    position,
+                };
+                seen.texts().map(cursor)
             })
-        };
-        let cursors: Vec<Cursor> = touched.iter().filter_map(cursor).collect();
+            .collect();
         let committed = self.with(|storage| storage.commit(&rows, &cursors, epoch));
         self.end_seen(&touched, committed.is_ok());
         match committed {
@@ -417,11 +428,27 @@ impl Owned {
         }
     }
 
+    /// Says how many rows have come again, once they have all come.
+    fn tell_passed_over(&mut self) {
+        let rows = std::mem::take(&mut self.passed_over);
+        if rows > 0 {
+            tracing::info!(
+                storage = %self.name,
+                rows,
+                "delivered again after a crash or a lost connection, and stored already: passed over"
+            );
+        }
+    }
+
     /// What the storage has of a pipeline's last deliveries.
     fn seen(&mut self, pipeline: &Arc<str>) -> Result<&mut Seen> {
         if !self.seen.contains_key(pipeline) {
-            let text = self.with(|storage| storage.cursor(&source_of(pipeline)))?;
-            let seen = text.map_or_else(|| Ok(Seen::default()), |text| Seen::read(&text))?;
+            let texts = self.with(|storage| {
+                let segments = 0..seen::SEGMENTS;
+                let texts = segments.map(|segment| storage.cursor(&source_of(pipeline, segment)));
+                texts.collect::<Result<Vec<_>>>()
+            })?;
+            let seen = Seen::read(texts.iter().flatten().map(String::as_str))?;
             self.seen.insert(Arc::clone(pipeline), seen);
         }
         let found = self.seen.get_mut(pipeline);
@@ -461,9 +488,9 @@ impl Owned {
     }
 }
 
-/// The cursor that tells what a storage has of a pipeline's deliveries.
-fn source_of(pipeline: &str) -> String {
-    format!("{pipeline}/deliveries")
+/// The cursor that tells what a storage has of a segment of a pipeline's deliveries.
+fn source_of(pipeline: &str, segment: u64) -> String {
+    format!("{pipeline}/deliveries/{segment}")
 }
 
 /// The places of the rows that the storage has not got yet; none when it has none of them.
