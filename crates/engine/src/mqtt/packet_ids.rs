@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use wiredflow_core::delivery::MOST_UNDER_WAY;
 
 /// How many ids are looked back at: more than a broker may have unacknowledged.
-const RECENT: usize = 512;
+const RECENT: usize = 2 * MOST_UNDER_WAY as usize;
 
 /// After so long the broker has read an acknowledgement, and may use its id again.
 const READ_WITHIN: Duration = Duration::from_secs(1);
