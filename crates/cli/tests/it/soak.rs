@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use wiredflow_testkit::{
-    Chance, FlowTest, Mosquitto, Publisher, Running, Signal, tell, wait_until,
+    Chance, FlowTest, Mosquitto, Publisher, Running, Signal, rows, tell, wait_until,
 };
 
 use crate::{SOON, tool};
@@ -109,6 +109,55 @@ fn memory(chance: Chance, lasts: Duration) -> (u64, u64) {
     (early, late)
 }
 
+/// How many messages wait for a service whose throughput is measured, and how often it is measured.
+const WAITING: u64 = 30_000;
+const PAIRS: usize = 5;
+
+/// How long a service takes for the messages that wait for it: alone, or beside a pipeline whose process dies at
+/// each of its runs, and which is opened again.
+fn work_off(waiting: u64, beside: &str) -> Duration {
+    let broker = Mosquitto::with().max_queued_messages(0).start();
+    let test = service(&broker);
+    let flow = test.read("flow.yaml");
+    test.file("logic.py", "import os\n\n\ndef die(**_):\n    os.abort()\n");
+    test.file("flow.yaml", &format!("{flow}{beside}"));
+    let mut client = broker.client();
+    let payloads = (0..waiting).map(|n| format!("{{\"n\": {n}}}"));
+    client.publish_all("in", payloads, 1).unwrap();
+    let stored = || {
+        let rows = rows("sqlite", &test.path("data/numbers.db"));
+        rows.map_or(0, |rows| rows.len() as u64)
+    };
+    let begun = Instant::now();
+    let running = test.spawn(["run", "flow.yaml"]);
+    wait_until(12 * SOON, || stored() == waiting);
+    let took = begun.elapsed();
+    if !beside.is_empty() {
+        running.stderr_contains("killed by signal 6", SOON);
+    }
+    running.signal(Signal::Term);
+    running.wait(SOON);
+    took
+}
+
+const DYING: &str = "  dying:
+    every: 100ms
+    on_failure: restart
+    stages: [{core_logic: {python: \"logic.py:die\"}}]
+";
+
+/// The throughput beside a pipeline that dies again and again, as a part of that without one.
+fn beside_a_dying_pipeline() -> f64 {
+    let mut ratios: Vec<f64> = (0..PAIRS)
+        .map(|_| {
+            let alone = work_off(WAITING, "");
+            alone.as_secs_f64() / work_off(WAITING, DYING).as_secs_f64()
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios[PAIRS / 2]
+}
+
 #[test]
 #[ignore = "takes minutes: `cargo xtask soak`"]
 fn memory_stays_flat_and_a_service_is_back_soon() {
@@ -118,14 +167,17 @@ fn memory_stays_flat_and_a_service_is_back_soon() {
     let growth = (late as f64 / early as f64 - 1.0) * 100.0;
     let (start_50, start_99) = percentiles(first_message());
     let (back_50, back_99) = percentiles(back_to_the_broker(&mut chance));
+    let beside = beside_a_dying_pipeline() * 100.0;
     tell(&format!(
         "| what | p50 | p99 | goal |\n|---|---|---|---|\n\
          | start to first message stored | {start_50:.1?} | {start_99:.1?} | ≤ 2 s |\n\
          | broker back to subscribed | {back_50:.1?} | {back_99:.1?} | ≤ 5 s |\n\
-         | memory over {minutes} min | {early} KiB | {late} KiB | < 5 %: {growth:.1} % |"
+         | memory over {minutes} min | {early} KiB | {late} KiB | < 5 %: {growth:.1} % |\n\
+         | throughput beside a pipeline that dies | {beside:.0} % | | ≥ 95 % |"
     ));
     assert!(start_99 <= Duration::from_secs(2) && back_99 <= Duration::from_secs(5));
     assert!(growth < 5.0, "memory has grown by {growth:.1} %");
+    assert!(beside >= 95.0, "{beside:.1} % of the throughput is left");
 }
 
 #[test]
@@ -138,4 +190,7 @@ fn what_the_soak_measures_can_be_measured() {
         percentiles((1..=100).map(Duration::from_secs).collect()),
         (Duration::from_secs(50), Duration::from_secs(99))
     );
+    for beside in ["", DYING] {
+        work_off(10, beside);
+    }
 }
