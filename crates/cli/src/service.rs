@@ -128,7 +128,12 @@ async fn session(
 ) -> Result<Session, Failure> {
     let running = run::start(plan, options).map_err(|error| Failure::failed(error.message()))?;
     // Told when it is true: the state is open and no other process holds it.
-    tracing::info!(flow = %plan.name, pipelines = pipelines(plan, options), "running; ^C stops it");
+    let pipelines = pipelines(plan, options);
+    if options.replay {
+        tracing::info!(flow = %plan.name, pipelines, "replaying dead letters; ^C stops it");
+    } else {
+        tracing::info!(flow = %plan.name, pipelines, "running; ^C stops it");
+    }
     let (stopper, figures) = (running.stopper(), running.figures());
     let mut ended = pin!(running.finished());
     let mut why = Why::Itself;

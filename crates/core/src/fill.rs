@@ -76,8 +76,11 @@ fn fill_text(text: &str, lookup: &dyn Lookup, secrets: &mut Vec<Secret>) -> Resu
                 "`${` without its `}`; write `$${` for the characters themselves".to_owned(),
             );
         };
-        let value = placeholder(&rest[start + 2..start + end], lookup)?;
-        secrets.push(Secret::new(value.clone()));
+        let words = &rest[start + 2..start + end];
+        let value = placeholder(words, lookup)?;
+        // The default stands in the file; the name is what it is called by.
+        let name = words.split_once(":-").map_or(words, |(name, _)| name);
+        secrets.push(Secret::named(value.clone(), name));
         filled.push_str(&value);
         rest = &rest[start + end + 1..];
     }

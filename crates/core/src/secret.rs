@@ -1,5 +1,7 @@
 //! `Secret`: text that must never be seen.
 
+mod kept;
+
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::record::{Map, Value};
@@ -7,17 +9,37 @@ use crate::record::{Map, Value};
 /// A text that came from `${env:}` or `${file:}`, or a key to a peer. It has no `Display` and no
 /// `Serialize`, its `Debug` shows stars, and its memory is wiped when it is dropped.
 #[derive(Clone, Debug)]
-pub struct Secret(SecretString);
+pub struct Secret {
+    text: SecretString,
+    /// How the flow file calls it.
+    name: Option<Box<str>>,
+}
 
 impl Secret {
     /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(SecretString::from(text.into()))
+        Self {
+            text: SecretString::from(text.into()),
+            name: None,
+        }
+    }
+
+    /// Wraps a text that the flow file calls by a name: `env:NAME` or `file:PATH`.
+    pub fn named(text: impl Into<String>, name: &str) -> Self {
+        Self {
+            name: Some(name.into()),
+            ..Self::new(text)
+        }
+    }
+
+    /// How the flow file calls it; none where it does not come from there.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// The text itself, for the one call to the peer that needs it.
     pub fn expose(&self) -> &str {
-        self.0.expose_secret()
+        self.text.expose_secret()
     }
 }
 

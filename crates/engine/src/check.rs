@@ -18,6 +18,7 @@ use wiredflow_core::yaml;
 
 use crate::catalogue::{CheckCx, SourceEntry};
 use crate::functions::Functions;
+use crate::payload::Shaping;
 use crate::plan::{PipelinePlan, Plan, StagePlan, Steady, StoragePlan, TriggerPlan};
 use crate::sources::SOURCES;
 use crate::stages::STAGES;
@@ -198,7 +199,12 @@ impl Checker<'_> {
         }
         let scheduled = !matches!(config.trigger, TriggerConfig::Source { .. });
         let first = config.stages.first().map(|stage| stage.kind.as_str());
+        let shaping = match &config.trigger {
+            TriggerConfig::Source { config, .. } => Shaping::said(config).map(Arc::new),
+            _ => None,
+        };
         Some(PipelinePlan {
+            shaping,
             name: config.name.as_str().into(),
             trigger: trigger.filter(|_| complete)?,
             delay: config.delay,

@@ -112,6 +112,14 @@ impl Clock {
         }
     }
 
+    /// Waits until something outside is to be looked at again; for ever by a paused clock, where nothing outside changes.
+    pub async fn pulse(&self, duration: Duration) {
+        match &self.paused {
+            None => self.sleep(duration).await,
+            Some(_) => std::future::pending().await,
+        }
+    }
+
     /// Waits until a moment of monotonic time.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub async fn sleep_until(&self, moment: Instant) {

@@ -10,6 +10,7 @@ use wiredflow_core::secret::Scrubber;
 
 use crate::catalogue::{OpenSource, OpenStage, OpenStorage, Work};
 use crate::functions::Functions;
+use crate::payload::Shaping;
 
 /// A flow that can run.
 #[derive(Clone, Debug)]
@@ -60,6 +61,8 @@ pub struct PipelinePlan {
     pub on_failure: OnFailure,
     /// The stages, in order.
     pub stages: Vec<StagePlan>,
+    /// How payloads of its source become records, where the engine's reading of JSON is not enough.
+    pub(crate) shaping: Option<Arc<Shaping>>,
     /// Whether it reads what other pipelines store first, so that they go ahead at the start.
     pub waits_for_others: bool,
 }

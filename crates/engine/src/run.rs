@@ -14,6 +14,7 @@ mod pipeline;
 mod policy;
 mod port;
 mod queue;
+mod replay;
 mod shared;
 mod source;
 mod stage;
@@ -39,10 +40,12 @@ use crate::tasks::Tasks;
 
 use first_round::FirstRound;
 use ledger::Ledger;
+use replay::Desk;
 use shared::{PipelineShared, Shared};
 use stopping::Stopping;
 
 pub use ending::{Ended, Figures, Stopper};
+pub use replay::place_of as replayed_from;
 
 /// How often old history is dropped.
 const PRUNE_EACH: Duration = Duration::from_secs(3600);
@@ -56,6 +59,8 @@ pub struct RunOptions {
     pub once: bool,
     /// Only these pipelines; all when empty.
     pub pipelines: Vec<String>,
+    /// No pipeline is triggered: their dead letters that are asked for are replayed, and the run ends.
+    pub replay: bool,
     /// The folder of the state, instead of the file's.
     pub state: Option<PathBuf>,
     /// The clock.
@@ -72,6 +77,7 @@ impl Default for RunOptions {
             limit: None,
             once: false,
             pipelines: Vec::new(),
+            replay: false,
             state: None,
             clock: Clock::real(),
             dice: Dice::from_system(),
@@ -156,6 +162,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         meters: FlowMeter::start(&plan.name, &names, &clock),
         repeats: Repeats::new(&clock),
         ledger: Ledger::new(state.handle(), clock.clone()),
+        desk: Desk::new(clock.clone()),
         first_round: FirstRound::of(ahead.map(|pipeline| Arc::clone(&pipeline.name))),
         clock,
         dice: options.dice.clone(),
@@ -172,12 +179,24 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         failure: Mutex::default(),
     });
     let supervisors = tasks.child();
+    let mut plans = replay::Plans::new();
     for (index, pipeline) in pipelines.into_iter().enumerate() {
-        let shared = Arc::clone(&shared);
+        let (shared, pipeline) = (Arc::clone(&shared), Arc::new(pipeline));
+        if options.replay {
+            supervisors.spawn("replay", replay::all(pipeline, index, shared));
+            continue;
+        }
+        plans.insert(Arc::clone(&pipeline.name), (index, Arc::clone(&pipeline)));
         supervisors.spawn(
             "pipeline",
-            pipeline::supervise(Arc::new(pipeline), index, shared, options.once),
+            pipeline::supervise(pipeline, index, shared, options.once),
         );
+    }
+    shared
+        .records
+        .spawn("ends of replays", replay::keep(Arc::clone(&shared)));
+    if !options.replay {
+        tasks.spawn("look for replays", replay::look(Arc::clone(&shared), plans));
     }
     shared
         .records

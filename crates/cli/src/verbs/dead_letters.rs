@@ -1,11 +1,14 @@
 //! `dead-letters`: what could not be handled.
 
+mod chosen;
+mod remove;
+mod replay;
+
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::json;
 use wiredflow_core::Value;
-use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_engine::state::{Body, ListedDeadLetter, Selection, StateReader, StoredDeadLetter};
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -15,7 +18,7 @@ use crate::table::{Align, Cell, Table};
 use crate::tool::Tool;
 use crate::verbs::runs::local;
 
-/// Look at what could not be handled, whether the flow runs or not
+/// Look at what could not be handled, replay or drop it, whether the flow runs or not
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A record that a stage could not handle, and whose policy is `on_error: dead_letter`, is set
@@ -25,8 +28,11 @@ Examples:
   wiredflow dead-letters list flow.yaml
   wiredflow dead-letters show flow.yaml              the newest, with its body
   wiredflow dead-letters show flow.yaml 01jd8k2c     one of them; the first characters are enough
+  wiredflow dead-letters replay flow.yaml 01jd8k2c   once more, from the stage that failed on
+  wiredflow dead-letters replay flow.yaml --all
+  wiredflow dead-letters drop flow.yaml 01jd8k2c     it is not wanted any more
 
-Not built yet: replay, drop."
+Dead letters are kept for 30 days."
 )]
 pub(crate) struct DeadLetters {
     #[command(subcommand)]
@@ -37,10 +43,8 @@ pub(crate) struct DeadLetters {
 enum Verb {
     List(List),
     Show(Show),
-    #[command(hide = true)]
-    Replay(Later),
-    #[command(hide = true)]
-    Drop(Later),
+    Replay(replay::Replay),
+    Drop(remove::Remove),
 }
 
 /// List dead letters, newest first
@@ -84,20 +88,13 @@ struct Show {
     json: bool,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(disable_help_flag = true)]
-struct Later {
-    #[arg(num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true)]
-    rest: Vec<std::ffi::OsString>,
-}
-
 impl DeadLetters {
     pub(crate) fn run(&self, tool: &Tool) -> Outcome {
         match &self.verb {
             Verb::List(list) => list.run(tool),
             Verb::Show(show) => show.run(tool),
-            Verb::Replay(_) => Err(Failure::wrong(not_built_yet("dead-letters replay"))),
-            Verb::Drop(_) => Err(Failure::wrong(not_built_yet("dead-letters drop"))),
+            Verb::Replay(replay) => replay.run(tool),
+            Verb::Drop(remove) => remove.run(tool),
         }
     }
 }
@@ -217,11 +214,17 @@ fn shown(letter: &StoredDeadLetter, paint: Paint) -> String {
     line("id", &listed.id.to_string());
     line("time", &local(listed.time));
     line("place", &format!("{}/{}", listed.pipeline, listed.stage));
+    if let Some(asked) = letter.asked {
+        line("asked", &format!("for its replay since {}", local(asked)));
+    }
     line("kind", &letter.kind);
     line("reason", &listed.reason);
     line("attempts", &letter.attempts.to_string());
     if let Some(delivery) = &letter.delivery {
         line("delivery", delivery);
+    }
+    if let Some(origin) = &letter.origin {
+        line("from", origin);
     }
     if let Some(params) = letter.params.as_ref().filter(|params| !params.is_empty()) {
         line("params", &Value::Object(params.clone()).to_string());
@@ -239,6 +242,7 @@ fn shown(letter: &StoredDeadLetter, paint: Paint) -> String {
 fn body(body: &Body) -> String {
     let text = match body {
         Body::Json(value) => serde_json::to_string_pretty(value).unwrap_or_default(),
+        Body::Batch(values) => serde_json::to_string_pretty(values).unwrap_or_default(),
         Body::Bytes(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => return format!("{}\n", printable(text)),
             Err(_) => match serde_json::to_value(body) {

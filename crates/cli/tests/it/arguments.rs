@@ -92,11 +92,6 @@ fn an_option_that_is_not_built_yet_is_refused_and_nothing_runs() {
         ("run flow.yaml --shadow plan.yaml", "--shadow"),
         ("check flow.yaml --engine nats://localhost:4222", "--engine"),
         ("check flow.yaml --token-file token", "--token-file"),
-        (
-            "dead-letters replay flow.yaml 01abc --all",
-            "dead-letters replay",
-        ),
-        ("dead-letters drop --help", "dead-letters drop"),
     ] {
         let refused = test.run(line.split(' '));
         refused.assert_code(2);

@@ -22,6 +22,7 @@ mod mqtt;
 mod own_tests;
 mod peers;
 mod reload;
+mod replay;
 mod run;
 mod soak;
 mod stages;

@@ -135,6 +135,7 @@ impl Running {
             }
         }
         shared.ledger.close();
+        shared.desk.close();
         shared.records.finished().await;
         shared.repeats.say();
         let report = shared.report();

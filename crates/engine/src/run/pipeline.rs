@@ -20,6 +20,7 @@ use super::book::Book;
 use super::policy::{BACKOFF, REOPEN, backoff};
 use super::port::{Exit, QUEUE};
 use super::queue::{Intake, announcements, forward};
+use super::replay::{Door, Doors, Way};
 use super::source::Settler;
 use super::stage::StageRun;
 use super::trigger::Trigger;
@@ -115,6 +116,7 @@ pub(crate) async fn supervise(
         meter.restarts.fetch_add(restarts, Ordering::Relaxed);
     }
     shared.first_round.one_is_through(&plan.name);
+    shared.desk.is_over(&plan.name);
 }
 
 async fn session(
@@ -133,6 +135,16 @@ async fn session(
         Ok(None) => End::Finished,
         Err(error) => End::Failed(error),
     };
+    close(pipeline, &stop, resources).await;
+    end
+}
+
+/// Ends what the components of a session have started.
+pub(super) async fn close(
+    pipeline: &PipelineShared,
+    stop: &CancellationToken,
+    resources: Resources,
+) {
     stop.cancel();
     let _working = pipeline.shared.clock.working();
     tokio::select! {
@@ -141,7 +153,6 @@ async fn session(
     }
     pipeline.tasks.abort();
     pipeline.tasks.finished().await;
-    end
 }
 
 type Opened = (Vec<Box<dyn AnyStage>>, Option<Arc<dyn AnySource>>);
@@ -152,18 +163,9 @@ async fn open(
     pipeline: &PipelineShared,
     resources: &Resources,
 ) -> Result<Option<Opened>> {
-    let mut stages = Vec::with_capacity(plan.stages.len());
-    for stage in &plan.stages {
-        let resources = Resources {
-            stage: Arc::clone(&stage.name),
-            ..resources.clone()
-        };
-        let open = || (stage.open.0)(resources.clone());
-        match patiently(pipeline, Arc::clone(&stage.name), open).await? {
-            Some(stage) => stages.push(stage),
-            None => return Ok(None),
-        }
-    }
+    let Some(stages) = open_stages(plan, pipeline, resources).await? else {
+        return Ok(None);
+    };
     let TriggerPlan::Source { kind, open } = &plan.trigger else {
         return Ok(Some((stages, None)));
     };
@@ -176,6 +178,27 @@ async fn open(
     })
     .await?;
     Ok(source.map(|source| (stages, Some(Arc::from(source)))))
+}
+
+/// Opens all stages. `None`: the flow ended meanwhile.
+pub(super) async fn open_stages(
+    plan: &PipelinePlan,
+    pipeline: &PipelineShared,
+    resources: &Resources,
+) -> Result<Option<Vec<Box<dyn AnyStage>>>> {
+    let mut stages = Vec::with_capacity(plan.stages.len());
+    for stage in &plan.stages {
+        let resources = Resources {
+            stage: Arc::clone(&stage.name),
+            ..resources.clone()
+        };
+        let open = || (stage.open.0)(resources.clone());
+        match patiently(pipeline, Arc::clone(&stage.name), open).await? {
+            Some(stage) => stages.push(stage),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(stages))
 }
 
 /// Opens a component, again and again while its peer is away. `None`: the flow ended meanwhile.
@@ -257,7 +280,9 @@ async fn run(
         source.is_some(),
     );
     let (queue, first) = mpsc::channel(QUEUE);
-    let work = join_stages(plan, pipeline, meters, stages, first);
+    let ways = (queue.clone(), first);
+    let (work, doors) = join_stages(plan, pipeline, meters, stages, ways);
+    let opened = pipeline.shared.desk.open(doors, Way::NotYet);
     tracing::debug!(pipeline = %plan.name, "open");
     let intake = match source {
         None => {
@@ -272,12 +297,14 @@ async fn run(
                 started: clock.mark(),
             };
             trigger.run().await;
+            drop(opened);
             finish(&work, pipeline).await;
             Ok(())
         }
         Some(source) => {
             let settler = Settler::start(&source, &book, pipeline);
             let taken = source::take_in(source.as_ref(), &book, pipeline, queue).await;
+            drop(opened);
             settler.close(finish(&work, pipeline)).await;
             taken
         }
@@ -293,7 +320,7 @@ async fn run(
 }
 
 /// Waits until all stages have worked off what they have; after a failure not for ever.
-async fn finish(work: &Tasks, pipeline: &PipelineShared) {
+pub(super) async fn finish(work: &Tasks, pipeline: &PipelineShared) {
     tokio::select! {
         biased;
         () = work.finished() => return,
@@ -307,23 +334,33 @@ async fn finish(work: &Tasks, pipeline: &PipelineShared) {
     work.finished().await;
 }
 
-/// Starts the loops of all stages, each joined to the next by a bounded queue.
-fn join_stages(
-    plan: &PipelinePlan,
+/// Starts the loops of all stages, each joined to the next by a bounded queue. The doors lead into those queues, and
+/// keep the loops going.
+pub(super) fn join_stages(
+    plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
     stages: Vec<Box<dyn AnyStage>>,
-    first: mpsc::Receiver<Parcel>,
-) -> Tasks {
+    (queue, first): (mpsc::Sender<Parcel>, mpsc::Receiver<Parcel>),
+) -> (Tasks, Doors) {
+    let flow = plan;
     let work = pipeline.tasks.child();
     let scheduled = !matches!(plan.trigger, TriggerPlan::Source { .. });
     let mut input = first;
+    let mut doors = vec![Door {
+        queue,
+        meter: Arc::clone(&meters[0]),
+    }];
     for (index, (stage, plan)) in stages.into_iter().zip(&plan.stages).enumerate() {
         let meter = Arc::clone(&meters[index]);
         let next = meters.get(index + 1).map(Arc::clone);
         let (next, following) = match next {
             Some(next) => {
                 let (sender, receiver) = mpsc::channel(QUEUE);
+                doors.push(Door {
+                    queue: sender.clone(),
+                    meter: Arc::clone(&next),
+                });
                 (Some((sender, next)), Some(receiver))
             }
             None => (None, None),
@@ -357,11 +394,21 @@ fn join_stages(
         let Some(following) = following else { break };
         input = following;
     }
-    work
+    let doors = Doors {
+        plan: Arc::clone(flow),
+        doors: doors.into(),
+        stopping: pipeline.stopping.clone(),
+        tasks: pipeline.tasks.clone(),
+    };
+    (work, doors)
 }
 
 impl Shared {
-    fn resources(&self, pipeline: &PipelineShared, stop: &CancellationToken) -> Resources {
+    pub(super) fn resources(
+        &self,
+        pipeline: &PipelineShared,
+        stop: &CancellationToken,
+    ) -> Resources {
         Resources {
             flow: Arc::clone(&self.flow),
             pipeline: Arc::clone(&pipeline.name),
@@ -379,7 +426,7 @@ impl Shared {
         }
     }
 
-    fn tell_failure(&self, pipeline: &str, error: &Error) {
+    pub(super) fn tell_failure(&self, pipeline: &str, error: &Error) {
         tracing::error!(pipeline, "{}", error.told());
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::observe::StageMeter;
 
 use super::port::Exit;
+use super::replay::is_replay;
 
 /// How deep the queue of a stage's ordered calls is, beyond the calls that run.
 const ORDERED_AHEAD: usize = 1;
@@ -108,6 +109,11 @@ impl Intake {
             state.ready.extend(first.split_by_delivery());
             return state.ready.pop_front();
         };
+        if is_replay(&first) {
+            // It is called as it was, in nobody's company.
+            state.ready.extend(chunks(first, grouping.max));
+            return state.ready.pop_front();
+        }
         let until = self.clock.monotonic() + grouping.within;
         let mut group = first;
         // Deliveries are counted too: they may be empty, and there must be an end to what is held.
@@ -118,7 +124,7 @@ impl Intake {
                 () = self.clock.sleep_until(until) => None,
             };
             let Some(next) = next else { break };
-            if next.params != group.params {
+            if next.params != group.params || is_replay(&next) {
                 // Another run of the configuration: its records are not called with these params.
                 state.left = Some(next);
                 break;

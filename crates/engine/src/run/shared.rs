@@ -21,6 +21,7 @@ use crate::tasks::Tasks;
 use super::first_round::FirstRound;
 use super::ledger::Ledger;
 use super::policy;
+use super::replay::Desk;
 use super::stopping::Stopping;
 
 /// What all pipelines of a run share.
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(super) state: StateHandle,
     /// Starts and ends of runs on their way into the state.
     pub(super) ledger: Ledger,
+    /// Dead letters that are replayed.
+    pub(super) desk: Arc<Desk>,
     pub(super) storages: StorageHandles,
     pub(super) functions: Functions,
     pub(super) meters: FlowMeter,

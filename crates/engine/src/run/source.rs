@@ -153,19 +153,22 @@ async fn within<T>(answer: impl Future<Output = T>, pipeline: &PipelineShared) -
     }
 }
 
-struct Unreadable {
-    body: Body,
-    reason: String,
+pub(super) struct Unreadable {
+    pub(super) body: Body,
+    pub(super) reason: String,
+    /// Where it came from.
+    origin: Option<Arc<str>>,
 }
 
 /// The values of one delivery: mostly one, for which no list is made.
-type Values = std::iter::Chain<std::option::IntoIter<Value>, std::vec::IntoIter<Value>>;
+pub(super) type Values = std::iter::Chain<std::option::IntoIter<Value>, std::vec::IntoIter<Value>>;
 
 fn one_or_many(one: Option<Value>, many: Vec<Value>) -> Values {
     one.into_iter().chain(many)
 }
 
-fn read(delivery: Delivery) -> Result<Values, Unreadable> {
+/// Reads what has arrived.
+pub(super) fn read(delivery: Delivery) -> Result<Values, Unreadable> {
     let (bytes, reason) = match delivery.payload {
         Payload::Empty => return Ok(one_or_many(None, Vec::new())),
         Payload::Values(values) => return Ok(one_or_many(None, values)),
@@ -183,6 +186,7 @@ fn read(delivery: Delivery) -> Result<Values, Unreadable> {
     Err(Unreadable {
         body: Body::Bytes(bytes),
         reason,
+        origin: delivery.origin,
     })
 }
 
@@ -221,7 +225,9 @@ async fn set_aside(
         delivery: of.map(|identity| identity.to_string()),
         again: of.is_some_and(|identity| identity.again),
         attempts: 1,
+        origin: unreadable.origin.as_deref().map(str::to_owned),
         params: None,
+        secrets: None,
         body: unreadable.body,
     };
     let shared = &pipeline.shared;

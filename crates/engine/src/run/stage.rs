@@ -19,6 +19,7 @@ use super::pace::Pace;
 use super::policy::{self, Verdict};
 use super::port::{Closing, Exit};
 use super::queue::Intake;
+use super::replay::is_replay;
 use super::stopping::Stopping;
 use super::{PipelineShared, Shared};
 
@@ -139,7 +140,7 @@ impl StageRun {
     /// Settles the batch of a generator that was closed. A tick is over then; a message has more to
     /// give, so it is not acknowledged, nor is what a failure has cut short.
     fn close(&self, part: Parcel) {
-        if let (Closing::AtEnd(_), false) = (self.closing(), self.stopping().has_failed()) {
+        if let (Closing::AtEnd(_), false) = (self.closing(&part), self.stopping().has_failed()) {
             tracing::info!(
                 pipeline = %self.pipeline.name,
                 stage = %self.plan.name,
@@ -151,8 +152,10 @@ impl StageRun {
         }
     }
 
-    fn closing(&self) -> Closing<'_> {
+    fn closing(&self, part: &Parcel) -> Closing<'_> {
         match self.pipeline.trigger {
+            // What is left of a replay is made by the next one, which its letter still asks for.
+            _ if is_replay(part) => Closing::WithWaits(self.stopping()),
             TriggerPlan::Source { .. } => Closing::WithWaits(self.stopping()),
             TriggerPlan::Schedule(..) | TriggerPlan::Once => Closing::AtEnd(self.stopping()),
         }

@@ -36,8 +36,12 @@ pub struct DeadLetter {
     pub again: bool,
     /// Attempts that were made.
     pub attempts: u32,
+    /// Where a payload came from: a topic, an address.
+    pub origin: Option<String>,
     /// Params that the stage had.
     pub params: Option<Map<String, Value>>,
+    /// The places in the params where secrets stood, from [`Scrubber::keep`](wiredflow_core::secret::Scrubber::keep).
+    pub secrets: Option<Value>,
     /// What could not be handled.
     pub body: Body,
 }
@@ -45,8 +49,10 @@ pub struct DeadLetter {
 /// What could not be handled.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
-    /// A record, or an array of the records of a call that failed as a whole.
+    /// A record.
     Json(Value),
+    /// The records of a call that failed as a whole.
+    Batch(Vec<Value>),
     /// A payload that could not be read.
     Bytes(Bytes),
 }
@@ -54,7 +60,7 @@ pub enum Body {
 /// Names a dead letter, for ever and in any state: later ones sort behind earlier ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct DeadLetterId(String);
+pub struct DeadLetterId(pub(super) String);
 
 impl fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,13 +103,26 @@ pub struct StoredDeadLetter {
     pub params: Option<Map<String, Value>>,
     /// What could not be handled.
     pub body: Body,
+    /// Where a payload came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Since when it is asked for: it is replayed when its flow runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
+    /// See [`DeadLetter::secrets`].
+    #[serde(skip)]
+    pub secrets: Option<Value>,
+    /// Whether the body is here as text because it is nested too deep to be read: it cannot be replayed.
+    #[serde(skip)]
+    pub too_deep: bool,
 }
 
 impl Serialize for Body {
-    /// JSON as itself, bytes as `{"base64": "…"}`.
+    /// JSON as itself, records as an array, bytes as `{"base64": "…"}`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Json(value) => value.serialize(serializer),
+            Self::Batch(values) => values.serialize(serializer),
             Self::Bytes(bytes) => {
                 serializer.collect_map([("base64", BASE64_STANDARD.encode(bytes))])
             }
@@ -126,30 +145,36 @@ impl StateHandle {
 }
 
 /// The parts of a letter that are stored in another form.
-struct RowTexts {
-    encoding: &'static str,
-    body: Bytes,
-    params: Option<String>,
+pub(super) struct RowTexts {
+    pub(super) encoding: &'static str,
+    pub(super) is_batch: bool,
+    pub(super) body: Bytes,
+    pub(super) params: Option<String>,
+    pub(super) secrets: Option<String>,
 }
 
 impl RowTexts {
-    fn of(letter: &DeadLetter) -> Result<Self> {
+    pub(super) fn of(letter: &DeadLetter) -> Result<Self> {
         let told =
             |error: serde_json::Error| Error::bug(format!("a dead letter has no text: {error}"));
         let (encoding, body) = match &letter.body {
             Body::Json(value) => ("json", serde_json::to_vec(value).map_err(told)?.into()),
+            Body::Batch(values) => ("json", serde_json::to_vec(values).map_err(told)?.into()),
             Body::Bytes(bytes) => ("bytes", bytes.clone()),
         };
         let params = letter.params.as_ref().map(serde_json::to_string);
+        let secrets = letter.secrets.as_ref().map(serde_json::to_string);
         Ok(Self {
             encoding,
+            is_batch: matches!(letter.body, Body::Batch(_)),
             body,
             params: params.transpose().map_err(told)?,
+            secrets: secrets.transpose().map_err(told)?,
         })
     }
 }
 
-fn insert(
+pub(super) fn insert(
     connection: &Connection,
     letter: &DeadLetter,
     row: &RowTexts,
@@ -163,8 +188,8 @@ fn insert(
     connection
         .prepare_cached(
             "INSERT INTO dead_letters (id, pipeline, stage, time, bytes, attempts, kind, delivery,
-                 reason, trace, params, body_encoding, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                 reason, trace, params, body_encoding, body, is_batch, origin, secrets)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         )?
         .execute(rusqlite::params![
             id.0,
@@ -180,6 +205,9 @@ fn insert(
             row.params,
             row.encoding,
             &row.body[..],
+            row.is_batch,
+            letter.origin,
+            row.secrets,
         ])?;
     Ok(id)
 }
@@ -260,7 +288,8 @@ fn decode(id: &str) -> Option<(u64, u64)> {
 pub(super) const LISTED_COLUMNS: &str = "id, pipeline, stage, reason, time, bytes";
 
 pub(super) const COLUMNS: &str = "id, pipeline, stage, reason, time, bytes, kind, trace, delivery, \
-                                  attempts, params, body_encoding, body";
+                                  attempts, params, body_encoding, body, is_batch, origin, asked, \
+                                  secrets";
 
 /// Reads a row of [`LISTED_COLUMNS`].
 pub(super) fn read_listed(row: &Row<'_>) -> rusqlite::Result<ListedDeadLetter> {
@@ -277,8 +306,9 @@ pub(super) fn read_listed(row: &Row<'_>) -> rusqlite::Result<ListedDeadLetter> {
 /// Reads a row of [`COLUMNS`].
 pub(super) fn read_stored(row: &Row<'_>) -> rusqlite::Result<StoredDeadLetter> {
     let params: Option<String> = row.get(10)?;
-    let encoding: String = row.get(11)?;
-    let body: Vec<u8> = row.get(12)?;
+    let secrets: Option<String> = row.get(16)?;
+    let asked: Option<i64> = row.get(15)?;
+    let (body, too_deep) = read_body(row)?;
     Ok(StoredDeadLetter {
         listed: read_listed(row)?,
         kind: row.get(6)?,
@@ -286,16 +316,33 @@ pub(super) fn read_stored(row: &Row<'_>) -> rusqlite::Result<StoredDeadLetter> {
         delivery: row.get(8)?,
         attempts: row.get(9)?,
         params: params.and_then(|text| serde_json::from_str(&text).ok()),
-        body: match encoding.as_str() {
-            // A record may be nested deeper than the reader follows; then its text is shown.
-            "json" => Body::Json(
-                serde_json::from_slice(&body)
-                    .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into())),
-            ),
-            "bytes" => Body::Bytes(body.into()),
-            _ => return Err(unknown_word()),
-        },
+        body,
+        origin: row.get(14)?,
+        asked: asked.map(from_stored).transpose()?,
+        secrets: secrets.and_then(|text| serde_json::from_str(&text).ok()),
+        too_deep,
     })
+}
+
+/// The body of a row, and whether it is only its text.
+fn read_body(row: &Row<'_>) -> rusqlite::Result<(Body, bool)> {
+    let encoding: String = row.get(11)?;
+    let body: Vec<u8> = row.get(12)?;
+    // A letter of an older version does not say whether its array is a record or the records of a call.
+    let is_batch: Option<bool> = row.get(13)?;
+    match encoding.as_str() {
+        "json" => Ok(match serde_json::from_slice(&body) {
+            Ok(Value::Array(records)) if is_batch.unwrap_or(true) => (Body::Batch(records), false),
+            Ok(value) => (Body::Json(value), false),
+            // A record may be nested deeper than the reader follows; then its text is shown.
+            Err(_) => {
+                let text = String::from_utf8_lossy(&body);
+                (Body::Json(Value::String(text.into())), true)
+            }
+        }),
+        "bytes" => Ok((Body::Bytes(body.into()), false)),
+        _ => Err(unknown_word()),
+    }
 }
 
 #[cfg(test)]

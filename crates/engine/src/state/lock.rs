@@ -103,6 +103,16 @@ pub(super) fn is_held(folder: &Path) -> bool {
     pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
 }
 
+/// Whether a process holds the folder: a flow runs there. Exact, but for a moment in which it takes the lock itself,
+/// where a process of that number lives that is another: a start of the flow in that moment would be refused.
+pub fn is_locked(folder: &Path) -> bool {
+    if !is_held(folder) {
+        return false;
+    }
+    let file = OpenOptions::new().read(true).open(folder.join("lock"));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// Makes the state folder, readable by this user alone; one that is there keeps its mode.
 ///
 /// # Errors

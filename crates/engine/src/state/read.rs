@@ -148,7 +148,7 @@ impl StateReader {
         Ok(())
     }
 
-    fn rows<T>(
+    pub(super) fn rows<T>(
         &self,
         statement: &str,
         params: impl Params,

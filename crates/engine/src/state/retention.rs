@@ -26,6 +26,9 @@ pub const TICK_COUNT: u32 = 10_000;
 /// How many starts of the flow are known.
 const SESSION_COUNT: u32 = 1_000;
 
+/// How many ends of replays are known: those that a person may still wait for.
+const REPLAY_COUNT: u32 = 100_000;
+
 /// Rows that one call removes from a table at most, so that no other caller waits long.
 const STEP: u32 = 5_000;
 
@@ -81,9 +84,15 @@ fn prune_step(connection: &Connection, now: Timestamp) -> Result<Pruned, Failure
 
     let mut dead_letters = connection.prepare_cached(
         "DELETE FROM dead_letters WHERE id IN (
-             SELECT id FROM dead_letters WHERE id < ?1 ORDER BY id LIMIT ?2)",
+             SELECT id FROM dead_letters WHERE id < ?1 AND asked IS NULL ORDER BY id LIMIT ?2)",
     )?;
     let dead_letters = dead_letters.execute((first_id_of(before(DEAD_LETTER_AGE)), STEP))?;
+
+    connection
+        .prepare_cached(
+            "DELETE FROM replays WHERE number <= (SELECT max(number) FROM replays) - ?1",
+        )?
+        .execute([REPLAY_COUNT])?;
 
     let ticks = prune_ticks(connection, to_stored(before(TICK_AGE)))?;
     connection

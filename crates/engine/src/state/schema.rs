@@ -28,7 +28,7 @@ const APPLICATION_ID: i32 = 0x5746_7374;
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// Every change of the tables since the first, in order; a line that was released is never edited.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 const V1: &str = "
 CREATE TABLE meta (
@@ -127,7 +127,28 @@ CREATE TABLE file_cursors (
 CREATE INDEX dead_letters_delivery ON dead_letters (delivery) WHERE delivery IS NOT NULL;
 ";
 
-const WRITER: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+const V3: &str = "
+-- A letter that is asked for is its own place in the queue of replays: since when. `is_batch` says that the body is an
+-- array of records; `origin` is where a payload came from; `secrets` are the places in the params where secrets stood.
+ALTER TABLE dead_letters ADD COLUMN asked INTEGER;
+ALTER TABLE dead_letters ADD COLUMN is_batch INTEGER;
+ALTER TABLE dead_letters ADD COLUMN origin TEXT;
+ALTER TABLE dead_letters ADD COLUMN secrets TEXT;
+CREATE INDEX dead_letters_asked ON dead_letters (asked, id) WHERE asked IS NOT NULL;
+
+-- What became of replays, for who has asked: the newest of them.
+CREATE TABLE replays (
+    number INTEGER PRIMARY KEY,
+    letter TEXT NOT NULL,
+    ended INTEGER NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('committed', 'skipped', 'dead_lettered', 'refused')),
+    reason TEXT,
+    became TEXT NOT NULL
+) STRICT;
+";
+
+pub(super) const WRITER: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// What a file is, before anything is done to it.
 #[derive(Debug, PartialEq, Eq)]
@@ -257,7 +278,7 @@ fn rollback_is_due(connection: &Connection) -> bool {
 }
 
 /// What every connection has: a wait for others, and no trust in what the file's schema says.
-fn settle(connection: &Connection) -> Result<(), Failure> {
+pub(super) fn settle(connection: &Connection) -> Result<(), Failure> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;

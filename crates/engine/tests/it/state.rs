@@ -3,6 +3,7 @@
 mod changes;
 mod faults;
 mod history;
+mod machines;
 mod processes;
 
 use std::path::Path;
@@ -50,7 +51,9 @@ fn letter(reason: &str, seconds: i64) -> DeadLetter {
         delivery: Some("p/7".to_owned()),
         again: false,
         attempts: 3,
+        origin: None,
         params: None,
+        secrets: None,
         body: Body::Json(json!({"n": 1})),
     }
 }

@@ -93,6 +93,7 @@ fn fields(letter: &Letter) -> Vec<(String, Pattern)> {
 fn shown(letter: &StoredDeadLetter) -> Value {
     let payload = match &letter.body {
         Body::Json(value) => value.clone(),
+        Body::Batch(values) => Value::Array(values.clone()),
         Body::Bytes(bytes) => String::from_utf8_lossy(bytes).into(),
     };
     let mut shown = Map::new();

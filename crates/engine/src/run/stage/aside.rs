@@ -8,6 +8,7 @@ use wiredflow_core::{Error, ErrorKind, Value};
 use crate::observe::ReplicaClock;
 use crate::state::{Body, DeadLetter};
 
+use super::super::replay::is_replay;
 use super::{Failure, StageRun};
 
 /// The most letters of a record that a message shows.
@@ -29,11 +30,12 @@ impl StageRun {
         failure: &Failure,
         charge: &ReplicaClock,
     ) {
-        let mut outcome = self.outcome();
+        let mut outcome = self.outcome(part);
         if outcome == Outcome::DeadLettered {
             let record = &part.batch.records()[index];
             let (value, of) = (record.value().clone(), part.lineage.identity(Some(record)));
-            outcome = self.dead_letter(value, of, part, failure, charge).await;
+            let body = Body::Json(value);
+            outcome = self.dead_letter(body, of, part, failure, charge).await;
         }
         let error = match outcome {
             Outcome::Failed => {
@@ -69,11 +71,11 @@ impl StageRun {
 
     /// Does with a whole batch as `on_error` says.
     pub(super) async fn set_aside(&self, part: Parcel, failure: &Failure, charge: &ReplicaClock) {
-        let mut outcome = self.outcome();
+        let mut outcome = self.outcome(&part);
         if outcome == Outcome::DeadLettered {
             let body = match part.batch.records() {
-                [one] => one.value().clone(),
-                _ => Value::Array(part.batch.values().cloned().collect()),
+                [one] if !part.batch.is_list() => Body::Json(one.value().clone()),
+                _ => Body::Batch(part.batch.values().cloned().collect()),
             };
             let of = part.lineage.identity(None);
             outcome = self.dead_letter(body, of, &part, failure, charge).await;
@@ -83,8 +85,10 @@ impl StageRun {
         part.lineage.close(outcome);
     }
 
-    fn outcome(&self) -> Outcome {
+    /// What `on_error` says. What is replayed and fails again is a dead letter again: it stops nothing.
+    fn outcome(&self, part: &Parcel) -> Outcome {
         match self.plan.policy.on_error {
+            OnError::Stop if is_replay(part) => Outcome::DeadLettered,
             OnError::Stop => Outcome::Failed,
             OnError::DeadLetter => Outcome::DeadLettered,
             OnError::Skip => Outcome::Skipped,
@@ -117,13 +121,20 @@ impl StageRun {
     /// the flow ends first, it is lost: not acknowledged.
     async fn dead_letter(
         &self,
-        body: Value,
+        body: Body,
         of: Option<Identity>,
         part: &Parcel,
         failure: &Failure,
         charge: &ReplicaClock,
     ) -> Outcome {
         let (shared, error) = (self.shared(), &failure.error);
+        let (params, secrets) = match part.params.is_empty() {
+            true => (None, None),
+            false => {
+                let (params, secrets) = shared.scrubber.keep(&part.params);
+                (Some(params), secrets)
+            }
+        };
         let letter = DeadLetter {
             pipeline: self.pipeline.name.to_string(),
             stage: self.plan.name.to_string(),
@@ -134,9 +145,15 @@ impl StageRun {
             delivery: of.map(|identity| identity.to_string()),
             again: of.is_some_and(|identity| identity.again),
             attempts: failure.attempts,
-            params: (!part.params.is_empty()).then(|| shared.scrubber.scrub_map(&part.params)),
-            body: Body::Json(body),
+            origin: None,
+            params,
+            secrets,
+            body,
         };
+        if is_replay(part) {
+            shared.desk.failed(part, letter);
+            return Outcome::DeadLettered;
+        }
         charge.enter(Activity::External);
         let kept = shared.dead_letter(letter, self.stopping()).await;
         charge.enter(Activity::Overhead);

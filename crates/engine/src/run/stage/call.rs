@@ -46,7 +46,7 @@ impl StageRun {
             input: part,
             exit,
             charge: charge.as_ref(),
-            closing: self.closing(),
+            closing: self.closing(part),
             emitted: &emitted,
             last_one_out: false,
             closed: false,
