@@ -20,7 +20,7 @@ use super::book::Book;
 use super::policy::{BACKOFF, REOPEN, backoff};
 use super::port::{Exit, QUEUE};
 use super::queue::{Intake, announcements, forward};
-use super::replay::{Door, Doors, Way};
+use super::replay::{Door, Doors, Then};
 use super::source::Settler;
 use super::stage::StageRun;
 use super::trigger::Trigger;
@@ -163,7 +163,8 @@ async fn open(
     pipeline: &PipelineShared,
     resources: &Resources,
 ) -> Result<Option<Opened>> {
-    let Some(stages) = open_stages(plan, pipeline, resources).await? else {
+    // Boxed: a supervisor that waits for a tick has no room for it.
+    let Some(stages) = Box::pin(open_stages(plan, pipeline, resources)).await? else {
         return Ok(None);
     };
     let TriggerPlan::Source { kind, open } = &plan.trigger else {
@@ -282,7 +283,7 @@ async fn run(
     let (queue, first) = mpsc::channel(QUEUE);
     let ways = (queue.clone(), first);
     let (work, doors) = join_stages(plan, pipeline, meters, stages, ways);
-    let opened = pipeline.shared.desk.open(doors, Way::NotYet);
+    let opened = pipeline.shared.desk.open(doors, Then::NotYet);
     tracing::debug!(pipeline = %plan.name, "open");
     let intake = match source {
         None => {

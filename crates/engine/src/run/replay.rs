@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use wiredflow_core::delivery::{Parcel, Payload, Settle, Token};
 use wiredflow_core::problem::possible;
-use wiredflow_core::{Batch, Error, ErrorKind, Result};
+use wiredflow_core::secret::Scrubber;
+use wiredflow_core::{Batch, Error, ErrorKind, Map, Result, Value};
 
 use crate::observe::StageMeter;
 use crate::plan::{PipelinePlan, TriggerPlan};
@@ -26,7 +27,7 @@ use super::port::feed;
 use super::stopping::Stopping;
 use super::{Shared, source};
 
-pub(crate) use book::{Desk, Way, is_replay, keep};
+pub(crate) use book::{Desk, Then, is_replay, keep};
 pub(crate) use session::{all, take_up};
 
 /// How often a running flow looks for letters that are asked for.
@@ -80,11 +81,7 @@ pub fn place_of(plan: &crate::plan::Plan, letter: &StoredDeadLetter) -> Result<(
         ));
     };
     stage_of(pipeline, letter)?;
-    if let (Some(params), Some(places)) = (&letter.params, &letter.secrets) {
-        let restored = plan.scrubber.restore(params, places);
-        restored.map_err(|why| params_lost(&why))?;
-    }
-    Ok(())
+    restored(&plan.scrubber, letter).map(drop)
 }
 
 /// The place of the stage that a letter goes to; none for a payload, which is read first.
@@ -113,10 +110,6 @@ fn stage_of(plan: &PipelinePlan, letter: &StoredDeadLetter) -> Result<usize, Str
         })
 }
 
-fn params_lost(why: &str) -> String {
-    format!("its params {why}")
-}
-
 /// Makes the parcel of a letter.
 fn ready(shared: &Shared, doors: &Doors, letter: StoredDeadLetter, token: Token) -> Ready {
     let refused = |why: String| Ready::Ended(ReplayOutcome::Refused(why));
@@ -124,7 +117,7 @@ fn ready(shared: &Shared, doors: &Doors, letter: StoredDeadLetter, token: Token)
         Ok(place) => place,
         Err(why) => return refused(why),
     };
-    let params = match restored(shared, &letter) {
+    let params = match restored(&shared.scrubber, &letter) {
         Ok(params) => Arc::new(params),
         Err(why) => return refused(why),
     };
@@ -180,17 +173,20 @@ fn ready(shared: &Shared, doors: &Doors, letter: StoredDeadLetter, token: Token)
     Ready::At(place, Box::new(parcel))
 }
 
-fn restored(shared: &Shared, letter: &StoredDeadLetter) -> Result<wiredflow_core::Map, String> {
+/// The params of a letter, with the secrets as the flow file gives them now.
+fn restored(scrubber: &Scrubber, letter: &StoredDeadLetter) -> Result<Map, String> {
     let Some(params) = &letter.params else {
-        return Ok(wiredflow_core::Map::new());
+        return Ok(Map::new());
     };
-    match &letter.secrets {
-        Some(places) => {
-            let restored = shared.scrubber.restore(params, places);
-            restored.map_err(|why| params_lost(&why))
-        }
+    let restored = match &letter.secrets {
+        Some(places) => scrubber.restore(params, places),
+        None if letter.is_old && Value::from(params.clone()).to_string().contains("***") => Err(
+            "hold `***` where a secret may have stood, which this older letter does not tell"
+                .to_owned(),
+        ),
         None => Ok(params.clone()),
-    }
+    };
+    restored.map_err(|why| format!("its params {why}"))
 }
 
 /// Feeds the letters of an open pipeline that are asked for, until there are no more or its intake is over.
@@ -303,15 +299,15 @@ fn dispatch(shared: &Arc<Shared>, plans: &Plans, asked: &[AskedLetter]) {
         };
         let shared_too = Arc::clone(shared);
         match way {
-            Way::NotYet => {}
-            Way::Open(doors) => {
+            book::Way::NotYet => {}
+            book::Way::Open(doors) => {
                 let tasks = doors.tasks.clone();
                 tasks.spawn("replay", async move {
                     let _feeding = feeding;
                     book::ok_or_told(&doors.plan.name, feed_all(&shared_too, &doors).await);
                 });
             }
-            Way::Over => {
+            book::Way::Over => {
                 let (index, plan) = (*index, Arc::clone(plan));
                 shared.tasks.spawn("replay", async move {
                     let _feeding = feeding;

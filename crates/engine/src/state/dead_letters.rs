@@ -115,6 +115,9 @@ pub struct StoredDeadLetter {
     /// Whether the body is here as text because it is nested too deep to be read: it cannot be replayed.
     #[serde(skip)]
     pub too_deep: bool,
+    /// Whether it is of a version that did not note where secrets stood in its params.
+    #[serde(skip)]
+    pub is_old: bool,
 }
 
 impl Serialize for Body {
@@ -321,6 +324,7 @@ pub(super) fn read_stored(row: &Row<'_>) -> rusqlite::Result<StoredDeadLetter> {
         asked: asked.map(from_stored).transpose()?,
         secrets: secrets.and_then(|text| serde_json::from_str(&text).ok()),
         too_deep,
+        is_old: row.get::<_, Option<bool>>(13)?.is_none(),
     })
 }
 

@@ -58,6 +58,9 @@ pub(super) struct Replay {
     json: bool,
 }
 
+/// A letter that cannot be replayed, and why.
+type Refused = (ListedDeadLetter, String);
+
 /// What is known of the letters that were asked for.
 struct Watched<'a> {
     reader: StateReader,
@@ -121,7 +124,7 @@ impl Replay {
         plan: &Plan,
         reader: &StateReader,
         chosen: Vec<ListedDeadLetter>,
-    ) -> Result<(Vec<ListedDeadLetter>, Vec<(ListedDeadLetter, String)>), Failure> {
+    ) -> Result<(Vec<ListedDeadLetter>, Vec<Refused>), Failure> {
         let (mut letters, mut refused) = (Vec::new(), Vec::new());
         for letter in chosen {
             let id = letter.id.to_string();
@@ -147,7 +150,7 @@ impl Replay {
         &self,
         tool: &Tool,
         watched: &Watched<'_>,
-        refused: &[(ListedDeadLetter, String)],
+        refused: &[Refused],
     ) -> Result<bool, Failure> {
         let (mut documents, mut text, mut counts) = (Vec::new(), String::new(), BTreeMap::new());
         let mut line =
@@ -328,7 +331,7 @@ impl Watched<'_> {
         self.looks += 1;
         if tool.screen.err().is_terminal && !json && !tool.global.quiet {
             tool.screen.show(vec![text]);
-        } else if self.looks % SAID_EACH == 0 {
+        } else if self.looks.is_multiple_of(SAID_EACH) {
             tracing::info!("{text}");
         }
     }

@@ -76,13 +76,25 @@ struct UnderWay {
 pub(crate) struct Opened {
     desk: Arc<Desk>,
     pipeline: Arc<str>,
-    then: Way,
+    then: Then,
+}
+
+/// How a pipeline is when it is not open any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Then {
+    /// It may open again.
+    NotYet,
+    /// It has ended.
+    Over,
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        let then = std::mem::replace(&mut self.then, Way::NotYet);
-        self.desk.set(&self.pipeline, then);
+        let way = match self.then {
+            Then::NotYet => Way::NotYet,
+            Then::Over => Way::Over,
+        };
+        self.desk.set(&self.pipeline, way);
     }
 }
 
@@ -110,7 +122,7 @@ impl Desk {
     }
 
     /// Opens a pipeline for replays; when the value is dropped, it is as `then` says.
-    pub(crate) fn open(self: &Arc<Self>, doors: Doors, then: Way) -> Opened {
+    pub(crate) fn open(self: &Arc<Self>, doors: Doors, then: Then) -> Opened {
         let pipeline = Arc::clone(&doors.plan.name);
         self.set(&pipeline, Way::Open(doors));
         Opened {

@@ -14,7 +14,7 @@ use crate::state::ReplayOutcome;
 use super::super::pipeline;
 use super::super::port::QUEUE;
 use super::super::{PipelineShared, Shared};
-use super::book::{Way, ok_or_told};
+use super::book::{Then, ok_or_told};
 use super::feed_all;
 
 /// How many letters are refused at a time where their pipeline cannot be opened.
@@ -71,7 +71,7 @@ async fn work(
     let desk = &pipeline.shared.desk;
     let (queue, first) = mpsc::channel(QUEUE);
     let (work, doors) = pipeline::join_stages(plan, pipeline, meters, stages, (queue, first));
-    let opened = desk.open(doors.clone(), Way::Over);
+    let opened = desk.open(doors.clone(), Then::Over);
     ok_or_told(&plan.name, feed_all(&pipeline.shared, &doors).await);
     tokio::select! {
         biased;

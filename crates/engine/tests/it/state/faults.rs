@@ -36,9 +36,9 @@ async fn a15_a_newer_state_is_refused_and_not_a_byte_of_it_changes() {
 
     for _ in 0..2 {
         let refused = State::open(folder.path(), FLOW, at(0));
-        check_refused(refused, ErrorKind::Config, &["version 99", "up to 2"]);
+        check_refused(refused, ErrorKind::Config, &["version 99", "up to 3"]);
         let refused = StateReader::open(folder.path(), FLOW);
-        check_refused(refused, ErrorKind::Config, &["version 99", "up to 2"]);
+        check_refused(refused, ErrorKind::Config, &["version 99", "up to 3"]);
         assert!(files() == before, "the refused state has changed");
     }
 }

@@ -89,6 +89,18 @@ fn look(folder: &Path) -> BTreeMap<DeadLetterId, Kept> {
         .collect()
 }
 
+/// One of the letters, or of those that are asked for.
+fn nth(
+    model: &BTreeMap<DeadLetterId, Kept>,
+    which: usize,
+    asked: Option<bool>,
+) -> Option<DeadLetterId> {
+    let fits = |kept: &Kept| asked.is_none_or(|asked| kept.asked == asked);
+    let fitting: Vec<_> = model.iter().filter(|(_, kept)| fits(kept)).collect();
+    let (id, _) = fitting.get(which % fitting.len().max(1))?;
+    Some((*id).clone())
+}
+
 async fn play(steps: &[Step]) {
     let folder = tempfile::tempdir().unwrap();
     let mut state = State::open(folder.path(), FLOW, at(0)).unwrap().0;
@@ -96,12 +108,6 @@ async fn play(steps: &[Step]) {
     let mut made = 0;
     for step in steps {
         let handle = state.handle();
-        let nth = |which: usize, asked: Option<bool>| {
-            let fits = |kept: &Kept| asked.is_none_or(|asked| kept.asked == asked);
-            let fitting: Vec<_> = model.iter().filter(|(_, kept)| fits(kept)).collect();
-            let (id, _) = fitting.get(which % fitting.len().max(1))?;
-            Some((*id).clone())
-        };
         let editor = || LetterEditor::open(folder.path(), FLOW).unwrap();
         let end = async |id: &DeadLetterId, outcome| {
             let end = ReplayEnd {
@@ -124,20 +130,20 @@ async fn play(steps: &[Step]) {
                 model.insert(id, kept);
             }
             Step::Ask(which) => {
-                let Some(id) = nth(*which, None) else {
+                let Some(id) = nth(&model, *which, None) else {
                     continue;
                 };
-                editor().ask(&[id.clone()], at(0)).unwrap();
+                editor().ask(std::slice::from_ref(&id), at(0)).unwrap();
                 model.get_mut(&id).unwrap().asked = true;
             }
             Step::Remove(which) => {
-                let Some(id) = nth(*which, None) else {
+                let Some(id) = nth(&model, *which, None) else {
                     continue;
                 };
-                editor().remove(&[id.clone()]).unwrap();
+                editor().remove(std::slice::from_ref(&id)).unwrap();
                 model.remove(&id);
                 // One that is not there any more fails, and takes no other with it.
-                if let Some(other) = nth(0, None) {
+                if let Some(other) = nth(&model, 0, None) {
                     editor().ask(&[other, id.clone()], at(0)).unwrap_err();
                 }
                 // What was under way of it changes nothing any more.
@@ -148,7 +154,7 @@ async fn play(steps: &[Step]) {
                 end(&id, failed).await;
             }
             Step::End(which, parts) => {
-                let Some(id) = nth(*which, Some(true)) else {
+                let Some(id) = nth(&model, *which, Some(true)) else {
                     continue;
                 };
                 let letters: Vec<_> = (0..*parts).map(|part| unique(made + part + 1)).collect();
@@ -180,14 +186,14 @@ async fn play(steps: &[Step]) {
                 }
             }
             Step::Refuse(which) => {
-                let Some(id) = nth(*which, Some(true)) else {
+                let Some(id) = nth(&model, *which, Some(true)) else {
                     continue;
                 };
                 end(&id, ReplayOutcome::Refused("no way".to_owned())).await;
                 model.get_mut(&id).unwrap().asked = false;
             }
             Step::Stay(which) => {
-                let Some(id) = nth(*which, Some(true)) else {
+                let Some(id) = nth(&model, *which, Some(true)) else {
                     continue;
                 };
                 let outcome = ReplayOutcome::FailedAgain {
