@@ -20,7 +20,7 @@ use super::book::Book;
 use super::policy::{BACKOFF, REOPEN, backoff};
 use super::port::{Exit, QUEUE};
 use super::queue::{Intake, announcements, forward};
-use super::replay::{Door, Doors, Then};
+use super::replay::{Door, Doors};
 use super::source::Settler;
 use super::stage::StageRun;
 use super::trigger::Trigger;
@@ -135,7 +135,7 @@ async fn session(
         Ok(None) => End::Finished,
         Err(error) => End::Failed(error),
     };
-    close(pipeline, &stop, resources).await;
+    close(pipeline, &stop, &resources).await;
     end
 }
 
@@ -143,7 +143,7 @@ async fn session(
 pub(super) async fn close(
     pipeline: &PipelineShared,
     stop: &CancellationToken,
-    resources: Resources,
+    resources: &Resources,
 ) {
     stop.cancel();
     let _working = pipeline.shared.clock.working();
@@ -163,8 +163,7 @@ async fn open(
     pipeline: &PipelineShared,
     resources: &Resources,
 ) -> Result<Option<Opened>> {
-    // Boxed: a supervisor that waits for a tick has no room for it.
-    let Some(stages) = Box::pin(open_stages(plan, pipeline, resources)).await? else {
+    let Some(stages) = open_stages(plan, pipeline, resources).await? else {
         return Ok(None);
     };
     let TriggerPlan::Source { kind, open } = &plan.trigger else {
@@ -281,9 +280,8 @@ async fn run(
         source.is_some(),
     );
     let (queue, first) = mpsc::channel(QUEUE);
-    let ways = (queue.clone(), first);
-    let (work, doors) = join_stages(plan, pipeline, meters, stages, ways);
-    let opened = pipeline.shared.desk.open(doors, Then::NotYet);
+    let (work, doors) = join_stages(plan, pipeline, meters, stages, (&queue, first));
+    pipeline.shared.desk.is_open(doors);
     tracing::debug!(pipeline = %plan.name, "open");
     let intake = match source {
         None => {
@@ -298,14 +296,12 @@ async fn run(
                 started: clock.mark(),
             };
             trigger.run().await;
-            drop(opened);
             finish(&work, pipeline).await;
             Ok(())
         }
         Some(source) => {
             let settler = Settler::start(&source, &book, pipeline);
             let taken = source::take_in(source.as_ref(), &book, pipeline, queue).await;
-            drop(opened);
             settler.close(finish(&work, pipeline)).await;
             taken
         }
@@ -335,21 +331,20 @@ pub(super) async fn finish(work: &Tasks, pipeline: &PipelineShared) {
     work.finished().await;
 }
 
-/// Starts the loops of all stages, each joined to the next by a bounded queue. The doors lead into those queues, and
-/// keep the loops going.
+/// Starts the loops of all stages, each joined to the next by a bounded queue. The doors lead into those queues.
 pub(super) fn join_stages(
     plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
     stages: Vec<Box<dyn AnyStage>>,
-    (queue, first): (mpsc::Sender<Parcel>, mpsc::Receiver<Parcel>),
+    (queue, first): (&mpsc::Sender<Parcel>, mpsc::Receiver<Parcel>),
 ) -> (Tasks, Doors) {
     let flow = plan;
     let work = pipeline.tasks.child();
     let scheduled = !matches!(plan.trigger, TriggerPlan::Source { .. });
     let mut input = first;
     let mut doors = vec![Door {
-        queue,
+        queue: queue.downgrade(),
         meter: Arc::clone(&meters[0]),
     }];
     for (index, (stage, plan)) in stages.into_iter().zip(&plan.stages).enumerate() {
@@ -359,7 +354,7 @@ pub(super) fn join_stages(
             Some(next) => {
                 let (sender, receiver) = mpsc::channel(QUEUE);
                 doors.push(Door {
-                    queue: sender.clone(),
+                    queue: sender.downgrade(),
                     meter: Arc::clone(&next),
                 });
                 (Some((sender, next)), Some(receiver))

@@ -27,7 +27,7 @@ use super::port::feed;
 use super::stopping::Stopping;
 use super::{Shared, source};
 
-pub(crate) use book::{Desk, Then, is_replay, keep};
+pub(crate) use book::{Desk, is_replay, keep};
 pub(crate) use session::{all, take_up};
 
 /// How often a running flow looks for letters that are asked for.
@@ -42,10 +42,10 @@ const UNDER_WAY: usize = 64;
 /// The pipelines of a run by name, with their places among its meters.
 pub(crate) type Plans = BTreeMap<Arc<str>, (usize, Arc<PipelinePlan>)>;
 
-/// The way into a stage's queue.
+/// The way into a stage's queue, as long as what is before that stage is open.
 #[derive(Clone)]
 pub(crate) struct Door {
-    pub(crate) queue: mpsc::Sender<Parcel>,
+    pub(crate) queue: mpsc::WeakSender<Parcel>,
     pub(crate) meter: Arc<StageMeter>,
 }
 
@@ -210,7 +210,9 @@ async fn feed_all(shared: &Arc<Shared>, doors: &Doors) -> Result<()> {
             }
             if let Some(token) = shared.desk.begin(&letter) {
                 fresh += 1;
-                feed_one(shared, doors, &letter, token).await?;
+                if !feed_one(shared, doors, &letter, token).await? {
+                    return Ok(());
+                }
             }
         }
         if fresh == 0 {
@@ -219,12 +221,13 @@ async fn feed_all(shared: &Arc<Shared>, doors: &Doors) -> Result<()> {
     }
 }
 
+/// Feeds one letter; false when the pipeline is not open any more.
 async fn feed_one(
     shared: &Arc<Shared>,
     doors: &Doors,
     letter: &AskedLetter,
     token: Token,
-) -> Result<()> {
+) -> Result<bool> {
     let desk = &shared.desk;
     let read = || shared.state.letter(&letter.id);
     let stored = match shared.patiently(&doors.stopping, read).await {
@@ -232,7 +235,7 @@ async fn feed_one(
         // It was dropped just now.
         Ok(None) => {
             desk.forget(token);
-            return Ok(());
+            return Ok(true);
         }
         Err(error) => {
             desk.forget(token);
@@ -243,16 +246,20 @@ async fn feed_one(
         Ready::Ended(outcome) => desk.end(token, outcome),
         Ready::At(place, parcel) => {
             let door = &doors.doors[place];
+            // The parcel is dropped then, which takes it off the desk.
+            let Some(queue) = door.queue.upgrade() else {
+                return Ok(false);
+            };
             tokio::select! {
                 biased;
                 // What waits to enter is dropped with what is in the queue, and stays asked for.
                 () = doors.stopping.failed() => {}
                 () = doors.stopping.intake_over() => {}
-                () = feed(&door.queue, &door.meter.queued, *parcel) => {}
+                () = feed(&queue, &door.meter.queued, *parcel) => {}
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Looks for letters that are asked for, now and each second, and has them replayed.

@@ -66,7 +66,8 @@ pub(crate) async fn take_in(
         }
         let parcel = (!readable.is_empty()).then(|| Parcel::arrived(readable.into_iter(), &settle));
         for (parcel, reason) in unreadable {
-            set_aside(parcel, reason, pipeline).await?;
+            // Boxed: it is seldom, and takes no room while the pipeline rests.
+            Box::pin(set_aside(parcel, reason, pipeline)).await?;
         }
         let Some(parcel) = parcel else { continue };
         let records = parcel.batch.len() as u64;

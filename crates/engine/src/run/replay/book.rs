@@ -72,32 +72,6 @@ struct UnderWay {
     too_many: bool,
 }
 
-/// That a pipeline is open for replays, until it is dropped.
-pub(crate) struct Opened {
-    desk: Arc<Desk>,
-    pipeline: Arc<str>,
-    then: Then,
-}
-
-/// How a pipeline is when it is not open any more.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Then {
-    /// It may open again.
-    NotYet,
-    /// It has ended.
-    Over,
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        let way = match self.then {
-            Then::NotYet => Way::NotYet,
-            Then::Over => Way::Over,
-        };
-        self.desk.set(&self.pipeline, way);
-    }
-}
-
 /// That a task feeds the letters of a pipeline, until it is dropped.
 pub(crate) struct Feeding {
     desk: Arc<Desk>,
@@ -121,15 +95,10 @@ impl Desk {
         })
     }
 
-    /// Opens a pipeline for replays; when the value is dropped, it is as `then` says.
-    pub(crate) fn open(self: &Arc<Self>, doors: Doors, then: Then) -> Opened {
+    /// Says that a pipeline is open, as long as somebody holds its queues.
+    pub(crate) fn is_open(&self, doors: Doors) {
         let pipeline = Arc::clone(&doors.plan.name);
         self.set(&pipeline, Way::Open(doors));
-        Opened {
-            desk: Arc::clone(self),
-            pipeline,
-            then,
-        }
     }
 
     /// Says that a pipeline has ended for good.
@@ -139,7 +108,6 @@ impl Desk {
 
     fn set(&self, pipeline: &Arc<str>, way: Way) {
         let old = self.lock().ways.insert(Arc::clone(pipeline), way);
-        // Outside of the lock: what is in its queues may come back to this desk.
         drop(old);
         self.opened.notify_one();
         self.changed.notify_waiters();

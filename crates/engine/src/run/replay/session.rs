@@ -14,7 +14,7 @@ use crate::state::ReplayOutcome;
 use super::super::pipeline;
 use super::super::port::QUEUE;
 use super::super::{PipelineShared, Shared};
-use super::book::{Then, ok_or_told};
+use super::book::ok_or_told;
 use super::feed_all;
 
 /// How many letters are refused at a time where their pipeline cannot be opened.
@@ -55,7 +55,7 @@ pub(crate) async fn take_up(
             Some(error)
         }
     };
-    pipeline::close(&pipeline, &stop, resources).await;
+    pipeline::close(&pipeline, &stop, &resources).await;
     if let Some(error) = &failure {
         shared.tell_failure(&plan.name, error);
     }
@@ -70,8 +70,8 @@ async fn work(
 ) -> Option<Error> {
     let desk = &pipeline.shared.desk;
     let (queue, first) = mpsc::channel(QUEUE);
-    let (work, doors) = pipeline::join_stages(plan, pipeline, meters, stages, (queue, first));
-    let opened = desk.open(doors.clone(), Then::Over);
+    let (work, doors) = pipeline::join_stages(plan, pipeline, meters, stages, (&queue, first));
+    desk.is_open(doors.clone());
     ok_or_told(&plan.name, feed_all(&pipeline.shared, &doors).await);
     tokio::select! {
         biased;
@@ -79,8 +79,9 @@ async fn work(
         () = pipeline.stopping.intake_over() => {}
         () = desk.all_ended(&plan.name) => {}
     }
-    drop((opened, doors));
+    drop(queue);
     pipeline::finish(&work, pipeline).await;
+    desk.is_over(&plan.name);
     desk.all_ended(&plan.name).await;
     pipeline.stopping.failure()
 }
