@@ -204,6 +204,10 @@ impl Checker<'_> {
             _ => None,
         };
         Some(PipelinePlan {
+            since: config
+                .stages
+                .first()
+                .is_some_and(|first| first.kind == "load" && first.config.entry("since").is_some()),
             shaping,
             name: config.name.as_str().into(),
             trigger: trigger.filter(|_| complete)?,

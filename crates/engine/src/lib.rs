@@ -17,6 +17,7 @@ pub mod plan;
 pub mod resources;
 pub mod run;
 pub mod senders;
+pub mod since;
 pub mod sources;
 mod sql;
 pub mod stages;

@@ -61,6 +61,8 @@ pub struct PipelinePlan {
     pub on_failure: OnFailure,
     /// The stages, in order.
     pub stages: Vec<StagePlan>,
+    /// Whether its first stage gives only what is new.
+    pub(crate) since: bool,
     /// How payloads of its source become records, where the engine's reading of JSON is not enough.
     pub(crate) shaping: Option<Arc<Shaping>>,
     /// Whether it reads what other pipelines store first, so that they go ahead at the start.

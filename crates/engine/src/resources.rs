@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Dice};
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
+use crate::since::Positions;
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
 
@@ -32,6 +33,8 @@ pub struct Resources {
     pub http: HttpClients,
     /// The flow's storages.
     pub storages: StorageHandles,
+    /// How far the pipeline's loads have come.
+    pub positions: Positions,
     /// The Rust functions that are linked in.
     pub functions: Functions,
     /// The threads that they run on.

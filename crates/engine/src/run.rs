@@ -162,6 +162,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         meters: FlowMeter::start(&plan.name, &names, &clock),
         repeats: Repeats::new(&clock),
         ledger: Ledger::new(state.handle(), clock.clone()),
+        positions: Mutex::default(),
         desk: Desk::new(clock.clone()),
         first_round: FirstRound::of(ahead.map(|pipeline| Arc::clone(&pipeline.name))),
         clock,

@@ -24,6 +24,7 @@ mod peers;
 mod reload;
 mod replay;
 mod run;
+mod since;
 mod soak;
 mod stages;
 mod terminal;

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use wiredflow_core::delivery::{Outcome, Settle, Settled, Token};
 
 use crate::observe::PipelineMeter;
+use crate::since::Positions;
 use crate::state::StartedRun;
 
 use super::Shared;
@@ -31,6 +32,8 @@ pub(crate) struct Book {
     /// What belongs to each open delivery of a schedule.
     runs: Mutex<HashMap<u64, RunOf>>,
     for_source: bool,
+    /// How far the pipeline's loads have come.
+    positions: Positions,
 }
 
 /// What is known of a scheduled delivery.
@@ -51,6 +54,7 @@ impl Book {
         for_source: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
+            positions: shared.positions(&pipeline),
             shared,
             pipeline,
             meter,
@@ -154,7 +158,8 @@ impl Book {
             settled.outcome = Outcome::Failed;
             settled.reason = Some(reason);
         }
-        self.shared.finish_run(run.run, &self.pipeline, &settled);
+        self.shared
+            .finish_run(run.run, &self.pipeline, &settled, &self.positions);
         settled.outcome
     }
 }

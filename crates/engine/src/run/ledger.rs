@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use wiredflow_core::storage::Cursor;
 use wiredflow_core::{Error, ErrorKind, Result};
 
 use crate::clock::Clock;
@@ -106,15 +107,20 @@ impl Ledger {
         }
     }
 
-    /// Notes how a run ended, now.
-    pub(crate) fn end(&self, run: StartedRun, pipeline: &Arc<str>, end: RunEnd) {
+    /// Notes how a run ended, now, and how far its loads have come.
+    pub(crate) fn end(
+        &self,
+        run: StartedRun,
+        pipeline: &Arc<str>,
+        end: RunEnd,
+        cursors: Vec<Cursor>,
+    ) {
         let ended = (end, self.clock.now());
         let mut page = self.lock();
         let noted = page.changes.entry(run.id);
-        noted
-            .or_insert_with(|| change(run, pipeline, true))
-            .end
-            .replace(ended);
+        let change = noted.or_insert_with(|| change(run, pipeline, true));
+        change.end = Some(ended);
+        change.cursors = cursors;
         drop(page);
         self.noted.notify_one();
     }
@@ -184,6 +190,7 @@ fn change(run: StartedRun, pipeline: &Arc<str>, is_known: bool) -> RunChange {
         pipeline: Arc::clone(pipeline),
         is_known,
         end: None,
+        cursors: Vec::new(),
     }
 }
 

@@ -415,6 +415,7 @@ impl Shared {
             dice: self.dice.clone(),
             storages: self.storages.clone(),
             http: self.http.clone(),
+            positions: self.positions(&pipeline.name),
             functions: self.functions.clone(),
             threads: self.threads.clone(),
             tasks: pipeline.tasks.child(),

@@ -99,6 +99,17 @@ fn stage_of(plan: &PipelinePlan, letter: &StoredDeadLetter) -> Result<usize, Str
         return Err("the record is nested too deep to be read again".to_owned());
     }
     let mut stages = plan.stages.iter();
+    if plan.since
+        && stages
+            .clone()
+            .next()
+            .is_some_and(|first| *first.name == **stage)
+    {
+        return Err(
+            "a `load` with `since: last_run` gives what is new in its next run by itself"
+                .to_owned(),
+        );
+    }
     stages
         .position(|known| *known.name == **stage)
         .ok_or_else(|| {

@@ -1,5 +1,6 @@
 //! What the parts of a running flow share.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use crate::http::HttpClients;
 use crate::observe::repeats::{self, Repeats};
 use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
 use crate::plan::TriggerPlan;
+use crate::since::Positions;
 use crate::state::{DeadLetter, RunEnd, RunOutcome, StartedRun, StateHandle};
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub(super) state: StateHandle,
     /// Starts and ends of runs on their way into the state.
     pub(super) ledger: Ledger,
+    /// How far the loads of each pipeline have come.
+    pub(super) positions: Mutex<HashMap<Arc<str>, Positions>>,
     /// Dead letters that are replayed.
     pub(super) desk: Arc<Desk>,
     pub(super) storages: StorageHandles,
@@ -130,6 +134,18 @@ impl Shared {
         }
     }
 
+    /// How far the loads of a pipeline have come, for as long as the flow runs.
+    pub(super) fn positions(&self, pipeline: &Arc<str>) -> Positions {
+        let mut all = self
+            .positions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = all.entry(Arc::clone(pipeline));
+        known
+            .or_insert_with(|| Positions::of(Arc::clone(pipeline), Some(self.state.clone())))
+            .clone()
+    }
+
     /// Keeps a dead letter; returns when it is safe. `Remote`: the disk was full or away for as long
     /// as the caller could wait.
     pub(super) async fn dead_letter(&self, letter: DeadLetter, stopping: &Stopping) -> Result<()> {
@@ -142,7 +158,15 @@ impl Shared {
     ///
     /// One that an end at once has dropped is left open: the next start finds it interrupted, as after
     /// a kill, and `catch_up` decides about its tick.
-    pub(super) fn finish_run(&self, run: StartedRun, pipeline: &Arc<str>, settled: &Settled) {
+    pub(super) fn finish_run(
+        &self,
+        run: StartedRun,
+        pipeline: &Arc<str>,
+        settled: &Settled,
+        positions: &Positions,
+    ) {
+        // Before anything else: the next run asks for them.
+        let cursors = positions.end(settled.outcome.is_acknowledged());
         if settled.outcome == Outcome::Lost && self.dropped.load(Ordering::Relaxed) {
             return;
         }
@@ -160,6 +184,6 @@ impl Shared {
             records_out: settled.tally.records_out,
             error: error.filter(|_| outcome != RunOutcome::Committed),
         };
-        self.ledger.end(run, pipeline, end);
+        self.ledger.end(run, pipeline, end, cursors);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use rusqlite::Connection;
 use wiredflow_core::Result;
+use wiredflow_core::storage::{Cursor, Epoch};
 
 use super::failure::Failure;
 use super::runs::{RunEnd, RunId};
@@ -33,6 +34,8 @@ pub struct RunChange {
     pub is_known: bool,
     /// How it ended and when, if it has.
     pub end: Option<(RunEnd, Timestamp)>,
+    /// How far its loads have come.
+    pub cursors: Vec<Cursor>,
 }
 
 impl StateHandle {
@@ -102,6 +105,9 @@ fn write(connection: &Connection, changes: &[RunChange], session: i64) -> Result
         if let Some(at) = at {
             let state = if end.is_some() { "done" } else { "claimed" };
             tick.execute((pipeline, at, state, session))?;
+        }
+        for cursor in &change.cursors {
+            super::cursors::set(connection, pipeline, cursor, Epoch::default())?;
         }
     }
     Ok(())

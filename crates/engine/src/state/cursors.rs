@@ -61,7 +61,7 @@ impl StateHandle {
     }
 }
 
-fn set(
+pub(super) fn set(
     connection: &Connection,
     pipeline: &str,
     cursor: &Cursor,

@@ -165,7 +165,6 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         stage("{store: json, pinned: true}"),
         stage("{store: {json: {}, required: false}}"),
         stage("{store: {mongo: {}}}"),
-        stage("{store: json}, {load: {storage: p, since: last_run}}"),
         stage("{link: x}"),
         stage("{core_logic: {transform: x}}"),
     ];

@@ -34,6 +34,7 @@ pub(crate) fn resources(folder: &Path) -> Resources {
         dice: Dice::seeded(1),
         http: HttpClients::default(),
         storages: StorageHandles::default(),
+        positions: wiredflow_engine::since::Positions::of("pipeline".into(), None),
         functions: Functions::default(),
         threads: FunctionThreads::default(),
         tasks: Tasks::default(),

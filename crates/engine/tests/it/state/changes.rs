@@ -13,6 +13,7 @@ fn change(run: StartedRun, is_known: bool, records: Option<u64>) -> RunChange {
         run,
         pipeline: "p".into(),
         is_known,
+        cursors: Vec::new(),
         end: records.map(|records| (committed(records), at(50))),
     }
 }
