@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
-use wiredflow_engine::state::{RunOutcome, Selection, StateReader, StoredRun};
+use wiredflow_engine::state::{RunOutcome, RunSelection, StateReader, StoredRun};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::flow_file;
@@ -19,7 +19,10 @@ use crate::tool::Tool;
 #[command(after_help = "Examples:
   wiredflow runs flow.yaml
   wiredflow runs flow.yaml --pipeline numbers --last 100
-  wiredflow runs flow.yaml --json | jq '.runs[] | select(.outcome == \"failed\")'")]
+  wiredflow runs flow.yaml --outcome failed
+  wiredflow runs flow.yaml --json | jq '.runs[].error'
+
+Runs are kept for 30 days, the newest 100,000 of them.")]
 pub(crate) struct Runs {
     /// The flow file
     file: Option<PathBuf>,
@@ -27,6 +30,10 @@ pub(crate) struct Runs {
     /// Only the runs of this pipeline
     #[arg(long, value_name = "P")]
     pipeline: Option<String>,
+
+    /// Only the runs that ended so: committed, failed, dead_lettered or skipped
+    #[arg(long, value_name = "O", value_parser = outcome)]
+    outcome: Option<RunOutcome>,
 
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -43,8 +50,10 @@ impl Runs {
         if self.json {
             tool.print_json(&json!({ "runs": runs }))?;
         } else if runs.is_empty() {
-            tool.screen
-                .print("no runs yet; a stream's deliveries are counted, not kept as runs\n")?;
+            tool.screen.print(match self.outcome {
+                Some(_) => "no such runs\n",
+                None => "no runs yet; a stream's deliveries are counted, not kept as runs\n",
+            })?;
         } else {
             let out = tool.screen.out();
             let mut text = table(&runs).lines(out.columns(), out.paint).join("\n");
@@ -56,14 +65,24 @@ impl Runs {
 
     fn read(&self, tool: &Tool) -> Result<Vec<StoredRun>, Failure> {
         let place = flow_file::state_place(tool, self.file.as_deref())?;
-        let selection = Selection {
+        let selection = RunSelection {
             pipeline: self.pipeline.as_deref(),
+            outcome: self.outcome,
             limit: Some(self.last),
         };
         StateReader::open(&place.folder, &place.flow)
-            .and_then(|reader| reader.runs(selection))
+            .and_then(|reader| reader.chosen_runs(selection))
             .map_err(|error| Failure::failed(error.message()))
     }
+}
+
+/// Reads the word of an outcome.
+fn outcome(word: &str) -> Result<RunOutcome, String> {
+    use RunOutcome::{Committed, DeadLettered, Failed, Skipped};
+    let mut known = [Committed, Failed, DeadLettered, Skipped].into_iter();
+    known
+        .find(|known| known.word() == word)
+        .ok_or_else(|| "possible are committed, failed, dead_lettered and skipped".to_owned())
 }
 
 fn table(runs: &[StoredRun]) -> Table {

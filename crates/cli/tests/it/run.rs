@@ -353,6 +353,24 @@ fn the_history_is_shown_after_a_run() {
     assert_eq!(outcomes.len(), 2, "{document}");
     assert!(outcomes.contains(&(&"count".into(), &"committed".into())));
     assert!(outcomes.contains(&(&"fail".into(), &"dead_lettered".into())));
+    let of = |outcome: &str| {
+        let runs = test.run(["runs", "flow.yaml", "--outcome", outcome, "--json"]);
+        runs.assert_code(0).json()["runs"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    assert!(of("committed").iter().all(|run| run["pipeline"] == "count"));
+    assert!(
+        of("dead_lettered")
+            .iter()
+            .all(|run| run["pipeline"] == "fail")
+    );
+    assert!(
+        !of("committed").is_empty() && !of("dead_lettered").is_empty() && of("failed").is_empty()
+    );
+    test.run(["runs", "flow.yaml", "--outcome", "lost"])
+        .assert_code(2);
     let table = test.run(["runs", "flow.yaml", "--pipeline", "fail"]);
     assert_eq!(
         table.assert_code(0).stdout.lines().count(),

@@ -46,7 +46,7 @@ pub use dead_letters::{Body, DeadLetter, DeadLetterId, ListedDeadLetter, StoredD
 pub use files::{FileCommit, FileLine, FileLineOnItsWay};
 pub use lock::{create_folder, is_locked};
 pub use opening::{Crash, Opening, Past};
-pub use read::{Selection, StateReader};
+pub use read::{RunSelection, Selection, StateReader};
 pub use replays::{AskedLetter, LetterEditor, ReplayEnd, ReplayOutcome, StoredReplay};
 pub use retention::{DEAD_LETTER_AGE, Pruned, RUN_AGE, RUN_COUNT, TICK_AGE, TICK_COUNT};
 pub use runs::{RunEnd, RunId, RunOutcome, StoredRun};

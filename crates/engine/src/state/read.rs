@@ -10,7 +10,7 @@ use wiredflow_core::{Error, Result};
 use super::dead_letters::{self, ListedDeadLetter, StoredDeadLetter};
 use super::failure::Failure;
 use super::lock;
-use super::runs::{self, StoredRun};
+use super::runs::{self, RunOutcome, StoredRun};
 use super::schema::{self, FileState, MIGRATIONS};
 
 /// Reads a flow's state without its lock and without changing it. It sees every call that was
@@ -27,6 +27,17 @@ pub struct StateReader {
 pub struct Selection<'a> {
     /// Only those of this pipeline.
     pub pipeline: Option<&'a str>,
+    /// At most this many.
+    pub limit: Option<u32>,
+}
+
+/// Which runs to read; all when nothing is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunSelection<'a> {
+    /// Only those of this pipeline.
+    pub pipeline: Option<&'a str>,
+    /// Only those that ended so.
+    pub outcome: Option<RunOutcome>,
     /// At most this many.
     pub limit: Option<u32>,
 }
@@ -63,15 +74,31 @@ impl StateReader {
 
     /// Runs, newest first. One that its process has left open has failed, as the next start will say too.
     pub fn runs(&self, selection: Selection<'_>) -> Result<Vec<StoredRun>> {
+        self.chosen_runs(RunSelection {
+            pipeline: selection.pipeline,
+            outcome: None,
+            limit: selection.limit,
+        })
+    }
+
+    /// As [`StateReader::runs`], also by their outcome.
+    pub fn chosen_runs(&self, selection: RunSelection<'_>) -> Result<Vec<StoredRun>> {
         let columns = runs::COLUMNS;
         // Asked before and after: a process may begin or end just now.
         let is_held = lock::is_held(&self.folder);
         let mut found = self.rows(
             &format!(
-                "SELECT {columns} FROM runs WHERE ?1 IS NULL OR pipeline = ?1
+                "SELECT {columns} FROM runs WHERE (?1 IS NULL OR pipeline = ?1)
+                     AND (?3 IS NULL OR outcome = ?3 OR (?4 AND outcome = 'running'))
                  ORDER BY id DESC LIMIT ?2"
             ),
-            selection.params(),
+            (
+                selection.pipeline,
+                selection.limit.map_or(-1, i64::from),
+                selection.outcome.map(RunOutcome::word),
+                // One that its process has left open has failed.
+                selection.outcome == Some(RunOutcome::Failed) && !is_held,
+            ),
             runs::read_row,
         )?;
         if !is_held && !lock::is_held(&self.folder) {
