@@ -6,7 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wiredflow_testkit::{FlowTest, Signal, rows};
 
-use crate::{SOON, tool};
+use crate::tool;
+
+/// How long a flow may take for what it does at once, on a machine with very much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A function that fails on odd numbers while the file `broken` is there.
 const LOGIC: &str = "import os, time
@@ -181,7 +184,9 @@ fn a_running_flow_takes_up_what_is_asked_for_beside_its_work() {
             ),
         );
         let mut running = test.spawn(["run", "flow.yaml"]);
-        running.wait_until(SOON, || stored(&test).len() == 3 && has_letters(&test, 3));
+        running.wait_until(PATIENCE, || {
+            stored(&test).len() == 3 && has_letters(&test, 3)
+        });
         let asked = test.run(["dead-letters", "replay", "flow.yaml", "--all"]);
         asked.assert_code(1);
         assert!(
@@ -203,7 +208,7 @@ fn a_running_flow_takes_up_what_is_asked_for_beside_its_work() {
         assert_eq!(stored(&test).len(), 5);
         assert!(!running.has_ended(), "{}", running.stderr());
         running.signal(Signal::Int);
-        running.wait(SOON).assert_code(0);
+        running.wait(PATIENCE).assert_code(0);
     }
 }
 
@@ -219,10 +224,10 @@ fn what_is_asked_for_outlives_the_flow_and_is_replayed_at_its_next_start() {
     let shown = test.run(["dead-letters", "show", "flow.yaml"]);
     assert!(shown.stdout.contains("asked"), "{}", shown.stdout);
     let mut running = test.spawn(["run", "flow.yaml"]);
-    running.wait_until(SOON, || letters(&test).is_empty());
+    running.wait_until(PATIENCE, || letters(&test).is_empty());
     assert!(stored(&test).len() >= 6);
     running.signal(Signal::Int);
-    running.wait(SOON).assert_code(0);
+    running.wait(PATIENCE).assert_code(0);
 }
 
 #[test]
@@ -241,9 +246,9 @@ fn a2_a_kill_while_letters_are_replayed_leaves_each_done_or_asked_for() {
             0 => test.spawn(["dead-letters", "replay", "flow.yaml", "--all"]),
             _ => test.spawn(["run", "flow.yaml", "--for", "10m"]),
         };
-        replay.wait_until(SOON, || stored(&test).len() > before + 7);
+        replay.wait_until(PATIENCE, || stored(&test).len() > before + 7);
         replay.signal(Signal::Kill);
-        replay.wait(SOON);
+        replay.wait(PATIENCE);
         kills += 1;
         let stored: BTreeSet<u64> = stored(&test).into_iter().collect();
         let left = letters(&test);
@@ -282,12 +287,12 @@ fn a_payload_that_could_not_be_read_is_read_again_and_goes_through_the_first_sta
     test.file("flow.yaml", &flow(""));
     let mut running = test.spawn(["run", "flow.yaml"]);
     let mut told = String::new();
-    running.wait_until(SOON, || {
+    running.wait_until(PATIENCE, || {
         told = post(port, "no json").unwrap_or_default();
         told.contains("cannot be read")
     });
     running.signal(Signal::Int);
-    running.wait(SOON).assert_code(0);
+    running.wait(PATIENCE).assert_code(0);
     let again = test.run(["dead-letters", "replay", "flow.yaml", "--all"]);
     again.assert_code(1);
     assert!(
@@ -307,7 +312,7 @@ fn a_payload_that_could_not_be_read_is_read_again_and_goes_through_the_first_sta
 fn post(port: u16, body: &str) -> std::io::Result<String> {
     use std::io::{Read, Write};
     let mut peer = std::net::TcpStream::connect(("127.0.0.1", port))?;
-    peer.set_read_timeout(Some(SOON))?;
+    peer.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
     write!(
         peer,
@@ -425,7 +430,7 @@ fn params_go_with_the_secret_of_today_and_never_with_stars() {
 fn a_second_command_and_a_drop_while_letters_are_replayed_hurt_nothing() {
     let test = numbers(60, 0.0, "every: 1h");
     let mut running = test.spawn(["run", "flow.yaml"]);
-    running.wait_until(SOON, || has_letters(&test, 30));
+    running.wait_until(PATIENCE, || has_letters(&test, 30));
     std::fs::remove_file(test.path("broken")).unwrap();
     let last = letters(&test)[0]["id"].as_str().unwrap().to_owned();
     let all = ["dead-letters", "replay", "flow.yaml", "--all", "--json"];
@@ -433,7 +438,7 @@ fn a_second_command_and_a_drop_while_letters_are_replayed_hurt_nothing() {
     // It may be through already: then it is not there any more.
     let dropped = test.run(["dead-letters", "drop", "flow.yaml", &last]);
     assert!(matches!(dropped.code, 0..=2), "{}", dropped.stderr);
-    running.wait_until(SOON, || letters(&test).is_empty());
+    running.wait_until(PATIENCE, || letters(&test).is_empty());
     let numbers = stored(&test);
     let distinct: BTreeSet<u64> = numbers.iter().copied().collect();
     assert_eq!(
@@ -443,7 +448,7 @@ fn a_second_command_and_a_drop_while_letters_are_replayed_hurt_nothing() {
     );
     assert!(distinct.len() >= 59);
     running.signal(Signal::Int);
-    running.wait(SOON).assert_code(0);
+    running.wait(PATIENCE).assert_code(0);
     // What was dropped or taken by the other is not waited for longer than the flow runs.
     for replay in [one, two] {
         let ended = replay.wait(Duration::from_secs(60));

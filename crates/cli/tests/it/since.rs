@@ -1,9 +1,14 @@
 //! `load` with `since: last_run`, over restarts, failures and kills: each row is given once to a run that ends well.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use wiredflow_testkit::{FlowTest, Signal, rows};
 
-use crate::{SOON, tool};
+use crate::tool;
+
+/// How long a flow may take for what it does at once, on a machine with very much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `give` adds five rows each time; `report` fails, or stays, while a file says so.
 const LOGIC: &str = "import os, time
@@ -84,9 +89,9 @@ fn check(storage: &str) {
     test.file("slow", "");
     std::fs::remove_file(test.path("reached")).unwrap();
     let mut running = test.spawn(["run", "flow.yaml"]);
-    running.wait_until(SOON, || test.path("reached").exists());
+    running.wait_until(PATIENCE, || test.path("reached").exists());
     running.signal(Signal::Kill);
-    running.wait(SOON);
+    running.wait(PATIENCE);
     std::fs::remove_file(test.path("slow")).unwrap();
     report(&test, 0);
     let given = reported(&test);
