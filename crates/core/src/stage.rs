@@ -69,6 +69,9 @@ pub struct Cx {
     /// The deliveries of the call's batch by their places, for sinks that must know one which comes again; none
     /// where no source can tell.
     pub marks: Option<Arc<[Mark]>>,
+    /// What each record of the call's batch is known by at a peer, the same whenever it is sent again; none where no
+    /// peer is told.
+    pub keys: Option<Arc<[Arc<str>]>>,
     /// How long the engine will wait for this attempt.
     pub deadline: Option<Duration>,
     /// Where time is charged.

@@ -9,6 +9,7 @@ mod book;
 mod ending;
 mod first_round;
 mod ledger;
+mod outbox;
 mod pace;
 mod pipeline;
 mod policy;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use wiredflow_core::{Error, Result};
 
+use crate::catalogue::Work;
 use crate::clock::{Clock, Dice};
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
@@ -203,6 +205,19 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         .records
         .spawn("ledger", ledger::keep(Arc::clone(&shared)));
     tasks.spawn("prune", prune(Arc::clone(&shared)));
+    let senders = plan.pipelines.iter().flat_map(|pipeline| {
+        let mut stages = Vec::new();
+        for stage in &pipeline.stages {
+            if stage.work == Work::PeerSink {
+                stages.push((Arc::clone(&pipeline.name), Arc::clone(&stage.name)));
+            }
+        }
+        stages
+    });
+    tasks.spawn(
+        "outboxes",
+        outbox::tell_left(Arc::clone(&shared), senders.collect()),
+    );
     if let Some(limit) = options.limit {
         let shared = Arc::clone(&shared);
         tasks.spawn("limit", async move {

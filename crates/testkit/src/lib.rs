@@ -51,6 +51,6 @@ pub use ledger::{Ledger, Publisher};
 pub use mosquitto::{Mosquitto, MosquittoOptions};
 pub use mqtt::{Client, Login, Message};
 pub use owned::Signal;
-pub use stored::{check_database, rows, written_lines, written_rows};
+pub use stored::{check_database, rows, waiting_in_outboxes, written_lines, written_rows};
 pub use strace::{Attached, Strace};
 pub use wait::{Chance, free_port, seed, skipped, soaking, tell, wait_until};

@@ -113,3 +113,13 @@ fn named(names: &[&str], line: &str) -> Result<Value, String> {
             .collect(),
     ))
 }
+
+/// How many records wait in the outboxes of a state; none where there is no state yet. The flow may be running.
+pub fn waiting_in_outboxes(state: &Path) -> u64 {
+    let count = || {
+        let connection = Connection::open_with_flags(state, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let sql = "SELECT count(*) FROM outbox WHERE body IS NOT NULL";
+        connection.query_row(sql, (), |row| row.get(0))
+    };
+    count().unwrap_or(0)
+}

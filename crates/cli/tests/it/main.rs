@@ -19,6 +19,7 @@ mod gate;
 mod graph;
 mod kill_loop;
 mod mqtt;
+mod outbox;
 mod own_tests;
 mod peers;
 mod reload;

@@ -213,9 +213,14 @@ impl Lineage {
     /// What the delivery of a record is known by when it comes again; that of the only delivery there is, where no
     /// record is meant.
     pub fn identity(&self, record: Option<&Record>) -> Option<Identity> {
+        self.mark_of(record)?.identity
+    }
+
+    /// The delivery of a record as a sink knows it; the only one there is, where no record is meant.
+    pub fn mark_of(&self, record: Option<&Record>) -> Option<Mark> {
         let only = (self.shares.len() == 1).then_some(0);
         let place = record.and_then(Record::delivery).or(only)?;
-        self.shares.get(place)?.state()?.mark.identity
+        Some(self.shares.get(place)?.state()?.mark)
     }
 
     /// Adds a sink's receipt; it joins an earlier one of the same sink, so that there is one for each.

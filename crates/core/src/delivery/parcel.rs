@@ -109,10 +109,17 @@ impl Parcel {
     }
 
     /// One parcel for each record, in order; each delivery stays open until its last record's parcel is closed.
-    pub fn split_by_record(mut self) -> Vec<Self> {
-        let records = std::mem::take(&mut self.batch).into_records();
-        let single = |record: Record| {
-            let mut batch = Batch::new(vec![record]);
+    pub fn split_by_record(self) -> Vec<Self> {
+        let single = vec![1; self.batch.len()];
+        self.split_by_lengths(&single)
+    }
+
+    /// Parcels of so many records each, in order; each delivery stays open until its last record's parcel is closed.
+    /// Records beyond the lengths are dropped.
+    pub fn split_by_lengths(mut self, lengths: &[usize]) -> Vec<Self> {
+        let mut records = std::mem::take(&mut self.batch).into_records().into_iter();
+        let some = |length: &usize| {
+            let mut batch = Batch::new(records.by_ref().take(*length).collect());
             let lineage = self.lineage.child(&mut batch);
             Self {
                 batch,
@@ -120,7 +127,7 @@ impl Parcel {
                 params: Params::clone(&self.params),
             }
         };
-        let parcels = records.into_iter().map(single).collect();
+        let parcels = lengths.iter().map(some).collect();
         self.lineage.close(Outcome::Committed);
         parcels
     }

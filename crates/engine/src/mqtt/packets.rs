@@ -24,6 +24,10 @@ pub(super) const MOST_PACKET: usize = MAX_PAYLOAD + (128 << 10);
 /// The largest packet that can be written in MQTT.
 pub(super) const MOST_SENT: usize = 268_435_455 + 5;
 
+/// The user property that a published message is known by when it comes again.
+const KEY: &str = "msg-id";
+const USER_PROPERTY: u8 = 0x26;
+
 /// The language of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
@@ -236,16 +240,18 @@ impl Version {
         }
     }
 
-    /// Publishes; `id` is 0 at QoS 0 and is not written.
+    /// Publishes; `id` is 0 at QoS 0 and is not written. `key` becomes the user property `msg-id`, where there are
+    /// properties.
     pub(super) fn write_message(
         self,
         topic: &str,
         qos: Qos,
         id: u16,
+        key: Option<&str>,
         payload: &[u8],
         out: &mut BytesMut,
     ) {
-        let rest = self.message_rest(topic, qos, payload.len());
+        let rest = self.message_rest(topic, qos, key, payload.len());
         out.reserve(rest + 5);
         out.put_u8(0x30 | ((qos as u8) << 1));
         put_length(rest, out);
@@ -255,26 +261,37 @@ impl Version {
             out.put_u16(id);
         }
         if self == Self::V5 {
-            out.put_u8(0); // no properties
+            put_length(properties(key), out);
+            if let Some(key) = key {
+                out.put_u8(USER_PROPERTY);
+                for text in [KEY, key] {
+                    out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
+                    out.put_slice(text.as_bytes());
+                }
+            }
         }
         out.put_slice(payload);
     }
 
     /// The size of a published packet.
-    pub(super) fn message_size(self, topic: &str, qos: Qos, payload: usize) -> usize {
-        let rest = self.message_rest(topic, qos, payload);
-        let length = match rest {
-            0..128 => 1,
-            128..16_384 => 2,
-            16_384..2_097_152 => 3,
-            _ => 4,
-        };
-        1 + length + rest
+    pub(super) fn message_size(
+        self,
+        topic: &str,
+        qos: Qos,
+        key: Option<&str>,
+        payload: usize,
+    ) -> usize {
+        let rest = self.message_rest(topic, qos, key, payload);
+        1 + length_of(rest) + rest
     }
 
-    fn message_rest(self, topic: &str, qos: Qos, payload: usize) -> usize {
+    fn message_rest(self, topic: &str, qos: Qos, key: Option<&str>, payload: usize) -> usize {
         let id = 2 * usize::from(qos != Qos::AtMostOnce);
-        2 + topic.len() + id + usize::from(self == Self::V5) + payload
+        let properties = match self {
+            Self::V5 => length_of(properties(key)) + properties(key),
+            Self::V311 => 0,
+        };
+        2 + topic.len() + id + properties + payload
     }
 
     /// Takes one whole packet; `frame` is its header, and all of it has arrived.
@@ -378,6 +395,21 @@ pub(super) fn write_ping(out: &mut BytesMut) {
 
 pub(super) fn write_bye(out: &mut BytesMut) {
     out.extend_from_slice(&[0xE0, 0]);
+}
+
+/// The bytes of the properties with which something is published.
+fn properties(key: Option<&str>) -> usize {
+    key.map_or(0, |key| 1 + 2 + KEY.len() + 2 + key.len())
+}
+
+/// The bytes that a length is written in.
+fn length_of(length: usize) -> usize {
+    match length {
+        0..128 => 1,
+        128..16_384 => 2,
+        16_384..2_097_152 => 3,
+        _ => 4,
+    }
 }
 
 fn put_length(mut length: usize, out: &mut BytesMut) {

@@ -32,6 +32,14 @@ pub(crate) struct Letter {
     /// The record that it was made from, for errors.
     pub(crate) record: usize,
     pub(crate) body: Bytes,
+    /// What it is known by when it comes again, where the version can say it.
+    pub(crate) key: Option<Arc<str>>,
+}
+
+impl Letter {
+    fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
 }
 
 /// A connection to publish by, which outlives its network connections.
@@ -206,8 +214,9 @@ impl Role for Publisher {
             if self.under_way.len() >= usize::from(self.window) {
                 break;
             }
-            let size =
-                |letter: &Letter| version.message_size(&self.topic, self.qos, letter.body.len());
+            let size = |letter: &Letter| {
+                version.message_size(&self.topic, self.qos, letter.key(), letter.body.len())
+            };
             if work.sent == 0
                 && let Some(letter) = work
                     .letters
@@ -227,8 +236,9 @@ impl Role for Publisher {
                 Qos::AtMostOnce => 0,
                 Qos::AtLeastOnce | Qos::ExactlyOnce => next_id(&mut self.last_id, &self.under_way),
             };
-            let body = &work.letters[work.sent].body;
-            version.write_message(&self.topic, self.qos, id, body, out);
+            let letter = &work.letters[work.sent];
+            let (key, body) = (letter.key(), &letter.body);
+            version.write_message(&self.topic, self.qos, id, key, body, out);
             if id > 0 {
                 self.under_way.insert(id, (number, work.sent));
             }

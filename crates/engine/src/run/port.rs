@@ -35,6 +35,8 @@ enum To {
     Call(mpsc::Sender<Parcel>),
     /// The end of the pipeline.
     End(Arc<PipelineMeter>),
+    /// Nowhere: its delivery has been dealt with before.
+    Nowhere,
 }
 
 impl Exit {
@@ -57,6 +59,15 @@ impl Exit {
         }
     }
 
+    /// The way out for what goes no further.
+    pub(crate) fn nowhere(meter: Arc<StageMeter>) -> Self {
+        Self {
+            to: To::Nowhere,
+            meter,
+            brings_in: None,
+        }
+    }
+
     /// The way into a call's own queue.
     pub(crate) fn of_call(&self) -> (Self, mpsc::Receiver<Parcel>) {
         let (queue, receiver) = mpsc::channel(QUEUE);
@@ -75,6 +86,11 @@ impl Exit {
             To::Next(queue, next) => {
                 self.count(&parcel);
                 (queue, Some(Waiting::new(&next.queued)))
+            }
+            To::Nowhere => {
+                self.count(&parcel);
+                parcel.lineage.close(Outcome::Committed);
+                return;
             }
             To::End(pipeline) => {
                 self.count(&parcel);

@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::delivery::{Outcome, Parcel};
 use wiredflow_core::stage::AnyStage;
-use wiredflow_core::{Error, ErrorKind};
+use wiredflow_core::{Error, ErrorKind, Result};
 
+use crate::catalogue::Work;
 use crate::observe::{ReplicaClock, StageMeter, repeats};
 use crate::plan::{StagePlan, TriggerPlan};
 
+use super::outbox::{Outbox, Part, Row, Together};
 use super::pace::Pace;
 use super::policy::{self, Verdict};
 use super::port::{Closing, Exit};
@@ -31,6 +33,8 @@ pub(crate) struct StageRun {
     meter: Arc<StageMeter>,
     pipeline: Arc<PipelineShared>,
     pace: Option<Pace>,
+    /// Where the records of a sender are kept until its peer has them.
+    outbox: Option<Arc<Outbox>>,
     /// Whether the end of the run has found a batch that could not be finished: what comes behind it
     /// is dropped too, and comes again in order.
     given_up: AtomicBool,
@@ -76,7 +80,10 @@ impl StageRun {
         pipeline: Arc<PipelineShared>,
     ) -> Arc<Self> {
         let pace = plan.policy.rate_limit.map(Pace::new);
+        let sends = plan.work == Work::PeerSink;
+        let outbox = sends.then(|| Outbox::new(&pipeline, &plan.name));
         Arc::new(Self {
+            outbox,
             plan,
             stage,
             intake,
@@ -90,15 +97,100 @@ impl StageRun {
     /// Works off the queue until it ends. One of `parallel` loops.
     pub(crate) async fn replica(self: Arc<Self>, charge: Arc<ReplicaClock>) {
         let _rest = Rest(&charge);
+        if let Some(outbox) = &self.outbox {
+            Box::pin(self.send_from_before(outbox, &charge)).await;
+        }
         loop {
             charge.enter(Activity::Starved);
-            let Some((parcel, exit)) = self.intake.take(charge.as_ref()).await else {
+            let Some((parcel, exit)) = self.take(&charge).await else {
                 break;
             };
             charge.enter(Activity::Overhead);
             let records = parcel.batch.len() as u64;
             self.meter.records_in.fetch_add(records, Ordering::Relaxed);
-            self.work_off(parcel, &exit, &charge).await;
+            let parts = match &self.outbox {
+                Some(outbox) if !self.is_over() => {
+                    Box::pin(self.keep(outbox, parcel, &charge)).await
+                }
+                Some(_) | None => VecDeque::from([Part::of(parcel)]),
+            };
+            self.work_off(parts, &exit, &charge).await;
+        }
+        if let Some(outbox) = &self.outbox {
+            Box::pin(outbox.end()).await;
+        }
+    }
+
+    /// The next batch. While none comes, the state is told what was sent.
+    async fn take(&self, charge: &ReplicaClock) -> Option<(Parcel, Exit)> {
+        let Some(outbox) = &self.outbox else {
+            return self.intake.take(charge).await;
+        };
+        let mut take = std::pin::pin!(self.intake.take(charge));
+        tokio::select! {
+            biased;
+            taken = &mut take => taken,
+            () = Box::pin(outbox.rest()) => None,
+        }
+    }
+
+    /// Sends what an earlier session has left in the outbox.
+    async fn send_from_before(&self, outbox: &Outbox, charge: &Arc<ReplicaClock>) {
+        let exit = Exit::nowhere(Arc::clone(&self.meter));
+        let one_by_one = self.plan.work.takes_many_deliveries();
+        let together = match one_by_one && self.plan.policy.batch.is_none() {
+            true => Together::Any,
+            false => Together::AsTheyCame,
+        };
+        if let Err(error) = self
+            .work_off_from_before(outbox, together, &exit, charge)
+            .await
+        {
+            self.cannot_keep(error);
+        }
+    }
+
+    async fn work_off_from_before(
+        &self,
+        outbox: &Outbox,
+        together: Together,
+        exit: &Exit,
+        charge: &Arc<ReplicaClock>,
+    ) -> Result<()> {
+        charge.enter(Activity::External);
+        let Some(mut from_before) = outbox.begin().await? else {
+            return Ok(());
+        };
+        while !self.is_over()
+            && let Some(parts) = from_before.next(together).await?
+        {
+            charge.enter(Activity::Overhead);
+            let records: usize = parts.iter().map(|part| part.parcel.batch.len()).sum();
+            let records_in = &self.meter.records_in;
+            records_in.fetch_add(records as u64, Ordering::Relaxed);
+            self.work_off(parts, exit, charge).await;
+            charge.enter(Activity::External);
+        }
+        Ok(())
+    }
+
+    /// Puts a batch into the outbox; what is left to be done of it.
+    async fn keep(&self, outbox: &Outbox, parcel: Parcel, charge: &ReplicaClock) -> VecDeque<Part> {
+        charge.enter(Activity::External);
+        let kept = outbox.keep(parcel).await;
+        charge.enter(Activity::Overhead);
+        kept.unwrap_or_else(|error| {
+            self.cannot_keep(error);
+            VecDeque::new()
+        })
+    }
+
+    /// The outbox cannot be used: what was to be put there is dropped, unacknowledged.
+    fn cannot_keep(&self, error: Error) {
+        if error.kind() == ErrorKind::Remote {
+            self.given_up.store(true, Ordering::Relaxed);
+        } else {
+            self.pipeline.stopping.fail(self.located(error));
         }
     }
 
@@ -116,16 +208,27 @@ impl StageRun {
     }
 
     /// Brings one batch to its end, in parts where a part of it fails.
-    async fn work_off(&self, parcel: Parcel, exit: &Exit, charge: &Arc<ReplicaClock>) {
-        let mut parts = VecDeque::from([parcel]);
+    async fn work_off(&self, mut parts: VecDeque<Part>, exit: &Exit, charge: &Arc<ReplicaClock>) {
         while let Some(mut part) = parts.pop_front() {
             if self.is_over() {
                 return;
             }
+            if let (true, Some(outbox)) = (part.is_sent, &self.outbox) {
+                let receipt = outbox.receipt(part.parcel.batch.len());
+                part.parcel.lineage.add_receipt(receipt);
+                exit.hand_on(part.parcel, charge.as_ref()).await;
+                continue;
+            }
             match self.attempts(&mut part, exit, charge).await {
-                Ended::Passed => exit.hand_on(part, charge.as_ref()).await,
-                Ended::UsedUp => part.lineage.close(Outcome::Committed),
-                Ended::Closed => self.close(part),
+                Ended::Passed => {
+                    self.leave(&part.rows, Outcome::Committed);
+                    exit.hand_on(part.parcel, charge.as_ref()).await;
+                }
+                Ended::UsedUp => {
+                    self.leave(&part.rows, Outcome::Committed);
+                    part.parcel.lineage.close(Outcome::Committed);
+                }
+                Ended::Closed => self.close(part.parcel),
                 Ended::GivenUp => self.given_up.store(true, Ordering::Relaxed),
                 Ended::Failed(failure) => {
                     let smaller = self.failed(part, failure, charge).await;
@@ -134,6 +237,17 @@ impl StageRun {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes rows of the outbox out whose records have come to this end.
+    fn leave(&self, rows: &[Row], outcome: Outcome) {
+        let Some(outbox) = &self.outbox else { return };
+        match outcome {
+            Outcome::Committed | Outcome::Skipped | Outcome::DeadLettered => outbox.sent(rows),
+            Outcome::Failed => outbox.not_sent(rows),
+            // It stays for the next start.
+            Outcome::Lost => {}
         }
     }
 
@@ -163,14 +277,9 @@ impl StageRun {
 
     /// Does with a batch whose call has failed as the failure table says; gives the parts of it that
     /// are to be called by themselves.
-    async fn failed(
-        &self,
-        mut part: Parcel,
-        failure: Failure,
-        charge: &ReplicaClock,
-    ) -> Vec<Parcel> {
+    async fn failed(&self, mut part: Part, failure: Failure, charge: &ReplicaClock) -> Vec<Part> {
         if failure.error.kind() == ErrorKind::Config {
-            self.stop_flow(part, failure.error);
+            self.stop_flow(part.parcel, failure.error);
             return Vec::new();
         }
         if failure.emitted {
@@ -178,14 +287,14 @@ impl StageRun {
             return Vec::new();
         }
         let record = failure.error.record();
-        if let Some(index) = record.filter(|index| *index < part.batch.len()) {
+        if let Some(index) = record.filter(|index| *index < part.parcel.batch.len()) {
             self.set_aside_record(&mut part, index, &failure, charge)
                 .await;
-            if !part.batch.is_empty() {
+            if !part.parcel.batch.is_empty() {
                 return vec![part];
             }
             // Each of its records has been marked with what became of it.
-            part.lineage.close(Outcome::Committed);
+            part.parcel.lineage.close(Outcome::Committed);
             return Vec::new();
         }
         match self.take_apart(part, &failure.error) {
@@ -200,11 +309,11 @@ impl StageRun {
     /// Smaller batches of one that failed as a whole: by delivery first, then, for what records go
     /// through one by one, by record. `Err` gives back what cannot be made smaller, or would fail in
     /// parts too because its peer is away.
-    fn take_apart(&self, part: Parcel, error: &Error) -> Result<Vec<Parcel>, Parcel> {
+    fn take_apart(&self, part: Part, error: &Error) -> Result<Vec<Part>, Part> {
         if error.kind() == ErrorKind::Remote {
             return Err(part);
         }
-        if part.lineage.deliveries() > 1 && self.plan.policy.batch.is_none() {
+        if part.parcel.lineage.deliveries() > 1 && self.plan.policy.batch.is_none() {
             let mut parts = part.split_by_delivery();
             if parts.len() > 1 {
                 return Ok(parts);
@@ -215,7 +324,7 @@ impl StageRun {
             };
         }
         let one_by_one = self.plan.work.takes_many_deliveries();
-        if one_by_one && part.batch.len() > 1 {
+        if one_by_one && part.parcel.batch.len() > 1 {
             Ok(part.split_by_record())
         } else {
             Err(part)
@@ -223,13 +332,16 @@ impl StageRun {
     }
 
     /// Calls until it works or the table says stop.
-    async fn attempts(&self, part: &mut Parcel, exit: &Exit, charge: &Arc<ReplicaClock>) -> Ended {
+    async fn attempts(&self, part: &mut Part, exit: &Exit, charge: &Arc<ReplicaClock>) -> Ended {
         let mut attempt = 1;
+        let keys = part.keys();
         loop {
             if !self.wait_for_turn(charge).await {
                 return Ended::GivenUp;
             }
-            let called = self.call(part, exit, charge, attempt).await;
+            let called = self
+                .call((&part.parcel, &keys), exit, charge, attempt)
+                .await;
             if called.closed {
                 return Ended::Closed;
             }
@@ -239,7 +351,7 @@ impl StageRun {
                         return Ended::UsedUp;
                     };
                     if let Some(receipt) = receipt {
-                        part.lineage.add_receipt(receipt);
+                        part.parcel.lineage.add_receipt(receipt);
                     }
                     return Ended::Passed;
                 }
@@ -261,7 +373,7 @@ impl StageRun {
                 biased;
                 () = self.stopping().waits_over() => {
                     let reason = format!("the run ended while it was tried again: {}", error.message());
-                    part.lineage.explain(&reason.into());
+                    part.parcel.lineage.explain(&reason.into());
                     return Ended::GivenUp;
                 }
                 () = self.shared().clock.sleep(wait) => {}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use reqwest::Method;
+use reqwest::header::{HeaderName, HeaderValue};
 use wiredflow_core::fields::Pairs;
 use wiredflow_core::node::Node;
 use wiredflow_core::secret::Secret;
@@ -16,12 +17,16 @@ use crate::resources::Resources;
 use crate::senders::{Message, Sender};
 use crate::tls::{TlsKeys, warn_if_insecure};
 
+/// Where a peer finds what a message is known by when it comes again.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 config! {
     /// Sends each record to a peer by HTTP, one request after the other. A status of success (2xx) confirms it.
     pub struct HttpSenderConfig short url {
         /// The address: `http://…` or `https://…`.
         url: String,
-        /// Headers. `Content-Type` is JSON, or plain text where a field's bare text is sent, unless it stands here.
+        /// Headers. `Content-Type` is JSON, or plain text where a field's bare text is sent, and `Idempotency-Key` is
+        /// the same when a record is sent again, also after a crash, unless they stand here.
         headers: Pairs<Secret>,
         /// Pairs for the address's query; a list repeats its name.
         query: Pairs<Vec<Secret>>,
@@ -120,7 +125,12 @@ impl HttpSender {
     async fn send(&self, messages: &[Message], cx: &Cx) -> Result<CommitReceipt> {
         for message in messages {
             let kind = if message.json { JSON } else { TEXT };
-            let request = self.request.clone().with_body(message.body.clone(), kind);
+            let mut request = self.request.clone().with_body(message.body.clone(), kind);
+            if let Some(key) = cx.keys.as_ref().and_then(|keys| keys.get(message.record))
+                && let Ok(key) = HeaderValue::from_str(key)
+            {
+                request.headers.entry(KEY).or_insert(key);
+            }
             let confirmed = self.client.confirm(&request, cx).await;
             confirmed.map_err(|error| refused(error, message))?;
         }

@@ -19,7 +19,8 @@ use crate::senders::{Message, Sender};
 
 config! {
     /// Publishes each record, or one field of it, to a topic of an MQTT broker. At QoS 1 and 2 a record counts
-    /// as sent when the broker has confirmed it.
+    /// as sent when the broker has confirmed it. With MQTT 5 the user property `msg-id` is the same when a record is
+    /// sent again, also after a crash.
     pub(crate) struct MqttSenderConfig {
         /// The broker; the usual port is 1883, or 8883 with `tls`.
         broker: BrokerAddress,
@@ -88,9 +89,11 @@ impl SenderKind for MqttSender {
 }
 
 impl Sender for MqttSender {
-    async fn send(&self, messages: &[Message], _: &Cx) -> Result<CommitReceipt> {
+    async fn send(&self, messages: &[Message], cx: &Cx) -> Result<CommitReceipt> {
+        let key = |record: usize| Some(Arc::clone(cx.keys.as_ref()?.get(record)?));
         let letter = |message: &Message| {
             Ok(Letter {
+                key: key(message.record),
                 record: message.record,
                 body: self.format.body(message)?,
             })

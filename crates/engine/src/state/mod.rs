@@ -24,6 +24,7 @@ mod failure;
 mod files;
 mod lock;
 mod opening;
+mod outbox;
 mod read;
 mod replays;
 mod retention;
@@ -46,6 +47,7 @@ pub use dead_letters::{Body, DeadLetter, DeadLetterId, ListedDeadLetter, StoredD
 pub use files::{FileCommit, FileLine, FileLineOnItsWay};
 pub use lock::{create_folder, is_locked};
 pub use opening::{Crash, Opening, Past};
+pub use outbox::{FoundOutbox, OutboxRow, TakenOut};
 pub use read::{RunSelection, Selection, StateReader};
 pub use replays::{AskedLetter, LetterEditor, ReplayEnd, ReplayOutcome, StoredReplay};
 pub use retention::{DEAD_LETTER_AGE, Pruned, RUN_AGE, RUN_COUNT, TICK_AGE, TICK_COUNT};

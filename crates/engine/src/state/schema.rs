@@ -145,6 +145,30 @@ CREATE TABLE replays (
     reason TEXT,
     became TEXT NOT NULL
 ) STRICT;
+
+-- Outboxes: what senders have taken on and peers have not confirmed yet, see the module `outbox`. A row's number is
+-- the outbox's id and a number of 48 bits. A row without a body is sent, and known for a while.
+CREATE TABLE outboxes (
+    id INTEGER PRIMARY KEY,
+    pipeline TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    session INTEGER NOT NULL,
+    next INTEGER NOT NULL,
+    UNIQUE (pipeline, stage)
+) STRICT;
+
+CREATE TABLE outbox (
+    row INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    digest INTEGER,
+    parcel INTEGER NOT NULL,
+    delivery INTEGER NOT NULL,
+    list INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    params TEXT,
+    body BLOB
+) STRICT;
 ";
 
 pub(super) const WRITER: OpenFlags =

@@ -58,6 +58,7 @@ pub(crate) fn cx(params: Value) -> (Cx, Arc<Book>) {
         attempt: 1,
         epoch: Epoch::default(),
         marks: None,
+        keys: None,
         deadline: None,
         charge: book.clone(),
     };

@@ -42,8 +42,10 @@ fn a_message_is_written_as_each_version_reads_it() {
             let payload = vec![b'x'; length];
             for version in [Version::V311, Version::V5] {
                 let mut out = BytesMut::new();
-                version.write_message("a/b", qos, id, &payload, &mut out);
-                let size = version.message_size("a/b", qos, length);
+                let key = (length % 2 == 0).then(|| "p/s/".repeat(length.min(400)));
+                let key = key.as_deref();
+                version.write_message("a/b", qos, id, key, &payload, &mut out);
+                let size = version.message_size("a/b", qos, key, length);
                 assert_eq!(out.len(), size, "{version}, {length} bytes");
                 let expected = Message {
                     topic: Bytes::from_static(b"a/b"),
@@ -182,7 +184,7 @@ fn of_an_oversized_message_all_but_the_payload_is_known() {
     let payload = vec![b'x'; 3 << 20];
     for version in [Version::V311, Version::V5] {
         let mut out = BytesMut::new();
-        version.write_message("a/b", Qos::ExactlyOnce, 9, &payload, &mut out);
+        version.write_message("a/b", Qos::ExactlyOnce, 9, None, &payload, &mut out);
         let frame = Frame::peek(&out).unwrap().unwrap();
         let body = out.freeze().slice(frame.head..MOST_PACKET);
         let message = Message {

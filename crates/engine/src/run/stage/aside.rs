@@ -8,6 +8,7 @@ use wiredflow_core::{Error, ErrorKind, Value};
 use crate::observe::ReplicaClock;
 use crate::state::{Body, DeadLetter};
 
+use super::super::outbox::Part;
 use super::super::replay::is_replay;
 use super::{Failure, StageRun};
 
@@ -25,7 +26,9 @@ impl StageRun {
     /// Does with one record as `on_error` says.
     pub(super) async fn set_aside_record(
         &self,
-        part: &mut Parcel,
+        Part {
+            parcel: part, rows, ..
+        }: &mut Part,
         index: usize,
         failure: &Failure,
         charge: &ReplicaClock,
@@ -44,6 +47,10 @@ impl StageRun {
             _ => failure.error.clone(),
         };
         part.take_out(index, outcome, &error.message().into());
+        if index < rows.len() {
+            let row = rows.remove(index);
+            self.leave(&[row], outcome);
+        }
         self.tell_end(&error, outcome);
     }
 
@@ -70,7 +77,10 @@ impl StageRun {
     }
 
     /// Does with a whole batch as `on_error` says.
-    pub(super) async fn set_aside(&self, part: Parcel, failure: &Failure, charge: &ReplicaClock) {
+    pub(super) async fn set_aside(&self, part: Part, failure: &Failure, charge: &ReplicaClock) {
+        let Part {
+            parcel: part, rows, ..
+        } = part;
         let mut outcome = self.outcome(&part);
         if outcome == Outcome::DeadLettered {
             let body = match part.batch.records() {
@@ -82,6 +92,7 @@ impl StageRun {
         }
         part.lineage.explain(&failure.error.message().into());
         self.tell_end(&failure.error, outcome);
+        self.leave(&rows, outcome);
         part.lineage.close(outcome);
     }
 
@@ -113,7 +124,7 @@ impl StageRun {
         }
     }
 
-    fn located(&self, error: Error) -> Error {
+    pub(super) fn located(&self, error: Error) -> Error {
         error.context(format!("stage `{}`", self.plan.name))
     }
 

@@ -34,13 +34,16 @@ impl StageRun {
     /// Calls the component once.
     pub(super) async fn call(
         &self,
-        part: &Parcel,
+        (part, keys): (&Parcel, &Option<Arc<[Arc<str>]>>),
         exit: &Exit,
         charge: &Arc<ReplicaClock>,
         attempt: u32,
     ) -> Called {
         let timeout = policy::timeout(&self.plan.policy, self.plan.work);
-        let cx = self.cx(part, charge, attempt, timeout);
+        let cx = Cx {
+            keys: keys.clone(),
+            ..self.cx(part, charge, attempt, timeout)
+        };
         let emitted = AtomicUsize::new(0);
         let mut outlet = CallOutlet {
             input: part,
@@ -115,6 +118,7 @@ impl StageRun {
                 Work::Sink => part.lineage.marks(),
                 Work::Peer | Work::PeerSink | Work::Function | Work::Records => None,
             },
+            keys: None,
             deadline,
             charge: Arc::clone(charge) as Arc<dyn Charge>,
         }
