@@ -1,9 +1,14 @@
 //! What a storage holds, read by other programs' rules: a file that does not parse is a failure.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Map, Value};
+
+use crate::wait::wait_until;
+
+/// How long a file may not be readable.
+const SOON: Duration = Duration::from_secs(20);
 
 /// The rows of a file that a storage of this kind has written, oldest first; none where there is no file. The
 /// values of csv are text. Of `sqlite` it is the table `rows`, with columns of numbers and texts.
@@ -115,11 +120,22 @@ fn named(names: &[&str], line: &str) -> Result<Value, String> {
 }
 
 /// How many records wait in the outboxes of a state; none where there is no state yet. The flow may be running.
+#[track_caller]
 pub fn waiting_in_outboxes(state: &Path) -> u64 {
     let count = || {
         let connection = Connection::open_with_flags(state, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let sql = "SELECT count(*) FROM outbox WHERE body IS NOT NULL";
-        connection.query_row(sql, (), |row| row.get(0))
+        let is_there = "SELECT count(*) FROM sqlite_schema WHERE name = 'outbox'";
+        if connection.query_row(is_there, (), |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(0);
+        }
+        let waiting = "SELECT count(*) FROM outbox WHERE body IS NOT NULL";
+        connection.query_row(waiting, (), |row| row.get::<_, i64>(0))
     };
-    count().unwrap_or(0)
+    let mut counted = Ok(0);
+    // Its owner may have it for itself for a moment.
+    wait_until(SOON, || {
+        counted = if state.exists() { count() } else { Ok(0) };
+        counted.is_ok()
+    });
+    counted.map_or(0, i64::unsigned_abs)
 }
