@@ -306,7 +306,15 @@ impl Outbox {
                 seen: Seen::New,
             });
         }
-        while may_be_known {
+        if may_be_known {
+            self.recognise(parcel, &mut news).await?;
+        }
+        Ok(news)
+    }
+
+    /// Says of each record that may have come before whether it has.
+    async fn recognise(&self, parcel: &Parcel, news: &mut [New]) -> Result<()> {
+        loop {
             let changed = self.changed.notified();
             self.with(|opened| {
                 for (new, record) in news.iter_mut().zip(parcel.batch.records()) {
@@ -319,7 +327,7 @@ impl Outbox {
                 }
             })?;
             if news.iter().all(|new| new.seen != Seen::Waiting) {
-                break;
+                return Ok(());
             }
             tokio::select! {
                 biased;
@@ -329,7 +337,6 @@ impl Outbox {
                 () = changed => {}
             }
         }
-        Ok(news)
     }
 
     async fn write(
