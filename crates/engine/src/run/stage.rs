@@ -109,7 +109,8 @@ impl StageRun {
             let records = parcel.batch.len() as u64;
             self.meter.records_in.fetch_add(records, Ordering::Relaxed);
             let parts = match &self.outbox {
-                Some(outbox) if !self.is_over() => {
+                // A replay's place is among the letters that are asked for.
+                Some(outbox) if !self.is_over() && !is_replay(&parcel) => {
                     Box::pin(self.keep(outbox, parcel, &charge)).await
                 }
                 Some(_) | None => VecDeque::from([Part::of(parcel)]),
