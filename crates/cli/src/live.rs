@@ -57,7 +57,7 @@ enum Shown {
     Bad,
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     Column::new(
         "COMMITTED",
         |_, _, one| one.deliveries.committed,
@@ -75,6 +75,11 @@ const COLUMNS: [Column; 8] = [
     Column::new(
         "QUEUED",
         |report, name, _| queued(report, name),
+        Shown::Some,
+    ),
+    Column::new(
+        "IN THE INBOX",
+        |_, _, one| one.inbox.map_or(0, |inbox| inbox.waiting),
         Shown::Some,
     ),
     Column::new("RESTARTS", |_, _, one| one.restarts, Shown::Bad),
@@ -142,6 +147,10 @@ fn sentence(report: &RunReport, paint: Paint) -> String {
         (sum(|one| one.deliveries.dead_lettered), "dead-lettered"),
         (sum(|one| one.deliveries.skipped), "skipped"),
         (sum(|one| one.deliveries.unfinished), "unfinished"),
+        (
+            sum(|one| one.inbox.map_or(0, |inbox| inbox.waiting)),
+            "in the inbox for the next start",
+        ),
     ] {
         if number > 0 {
             parts.push(format!("{number} {word}"));
@@ -220,6 +229,7 @@ mod tests {
             records_skipped: 0,
             restarts: 0,
             ticks_skipped: 0,
+            inbox: None,
             last_error: error.map(str::to_owned),
         }
     }

@@ -48,6 +48,8 @@ pub struct PipelineConfig {
     pub timeout: Option<Duration>,
     /// What a failed delivery does; `None`: as the flow says.
     pub on_failure: Option<OnFailure>,
+    /// When the source is acknowledged.
+    pub ack: Ack,
     /// The stages, in order.
     pub stages: Vec<StageConfig>,
 }
@@ -138,6 +140,18 @@ words! {
         Restart = "restart",
         /// The pipeline ends, the others go on; exit code 1 at the end.
         Isolate = "isolate",
+    }
+}
+
+words! {
+    /// When a source is acknowledged.
+    #[derive(Default)]
+    pub enum Ack {
+        /// When every required sink has committed.
+        #[default]
+        Sink = "sink",
+        /// When the delivery is in a durable inbox, from which the stages take it.
+        Inbox = "inbox",
     }
 }
 

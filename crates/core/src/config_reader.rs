@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{
-    FlowConfig, Grouping, NAME_HELP, OnError, OnFailure, PipelineConfig, RateLimit, Retry,
+    Ack, FlowConfig, Grouping, NAME_HELP, OnError, OnFailure, PipelineConfig, RateLimit, Retry,
     StageConfig, StagePolicy, StorageConfig, StorageOptions, TriggerConfig, is_name, split_kind,
 };
 use crate::fields::{Config, FromNode, Pairs, Reading};
@@ -67,16 +67,6 @@ words! {
     }
 }
 
-words! {
-    /// When a source is acknowledged.
-    pub enum Ack {
-        /// When every required sink has committed.
-        Sink = "sink",
-        /// When the records are in a durable inbox.
-        Inbox = "inbox",
-    }
-}
-
 config! {
     /// The keys of a pipeline: exactly one trigger, `stages`, and any of the others.
     pub struct PipelineKeys {
@@ -106,7 +96,8 @@ config! {
         on_failure: Option<OnFailure>,
         /// Where the pipeline runs; `process`, a child process of its own, is not built yet.
         isolation: Isolation = "task",
-        /// When the source is acknowledged; `inbox` is not built yet.
+        /// When the source is acknowledged: when all sinks have it, or when it is in a durable `inbox` on the disk, from
+        /// which the stages take it: for slow stages and sinks that may be away for long.
         ack: Ack = "sink",
         /// The stages, in order.
         stages: Vec<Node>,
@@ -288,6 +279,7 @@ fn read_pipeline(entry: &Entry, reading: &mut Reading) -> Option<PipelineConfig>
         catch_up: CatchUp::Latest,
         timeout: None,
         on_failure: None,
+        ack: Ack::default(),
         stages,
     };
     let Some(keys) = keys else {
@@ -300,9 +292,11 @@ fn read_pipeline(entry: &Entry, reading: &mut Reading) -> Option<PipelineConfig>
     if keys.isolation == Isolation::Process {
         reading.error(span("isolation"), not_built_yet("isolation: process"));
     }
-    if keys.ack == Ack::Inbox {
-        reading.error(span("ack"), not_built_yet("ack: inbox"));
+    if keys.ack == Ack::Inbox && !matches!(pipeline.trigger, TriggerConfig::Source { .. }) {
+        let message = "`ack: inbox` goes with a `source`: a schedule brings nothing that could wait, and nothing to acknowledge";
+        reading.error_with_help(span("ack"), message.to_owned(), "leave it out");
     }
+    pipeline.ack = keys.ack;
     pipeline.delay = keys.delay;
     pipeline.jitter = keys.jitter;
     pipeline.overlap = match keys.overlap {

@@ -1,7 +1,7 @@
 //! From `FlowConfig` back to nodes: what the reader reads as the same flow.
 
 use crate::config::{
-    Attempts, FlowConfig, Grouping, OnError, OnFailure, PipelineConfig, Retry, StageConfig,
+    Ack, Attempts, FlowConfig, Grouping, OnError, OnFailure, PipelineConfig, Retry, StageConfig,
     StagePolicy, StorageConfig, StorageOptions, TriggerConfig,
 };
 use crate::config_reader::{CatchUpWord, OverlapWord, free_name};
@@ -128,6 +128,7 @@ impl PipelineConfig {
         self.on_failure
             .iter()
             .for_each(|policy| keys.put("on_failure", policy.word()));
+        keys.put_unless(self.ack == Ack::Sink, "ack", self.ack.word());
         let stages = self.stages.iter().enumerate();
         let stages = stages.map(|(index, stage)| stage.to_node(&self.stages[..index]));
         keys.put("stages", Node::new(NodeKind::List(stages.collect())));

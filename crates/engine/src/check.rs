@@ -217,6 +217,8 @@ impl Checker<'_> {
             catch_up: config.catch_up,
             timeout: config.timeout,
             on_failure: config.on_failure.unwrap_or(self.flow.on_failure),
+            ack: config.ack,
+            is_receiving: false,
             stages,
             waits_for_others: scheduled && matches!(first, Some("core_logic" | "load")),
         })

@@ -269,9 +269,45 @@ impl PipelineMeter {
                 .sum(),
             restarts: count(&self.restarts),
             ticks_skipped: count(&self.ticks_skipped),
+            inbox: None,
             last_error: self.last_error().message.clone(),
         }
     }
+}
+
+/// The figures of an inbox.
+#[derive(Debug, Default)]
+pub struct InboxMeter {
+    taken: AtomicU64,
+    waiting: AtomicU64,
+}
+
+impl InboxMeter {
+    /// Counts deliveries that the inbox has taken.
+    pub fn taken(&self, deliveries: usize) {
+        self.taken.fetch_add(deliveries as u64, Ordering::Relaxed);
+    }
+
+    /// Notes how many wait.
+    pub fn waiting(&self, deliveries: u64) {
+        self.waiting.store(deliveries, Ordering::Relaxed);
+    }
+
+    fn report(&self) -> InboxReport {
+        InboxReport {
+            taken: self.taken.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// How an inbox did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InboxReport {
+    /// Deliveries that it took from the source, which was told so.
+    pub taken: u64,
+    /// Deliveries that are in it, those under way included.
+    pub waiting: u64,
 }
 
 /// How a flow did, or does: the document of `run --json`.
@@ -307,6 +343,9 @@ pub struct PipelineReport {
     pub restarts: u64,
     /// Ticks that came while the last delivery still ran.
     pub ticks_skipped: u64,
+    /// What its inbox did, with `ack: inbox`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbox: Option<InboxReport>,
     /// The newest error's words.
     pub last_error: Option<String>,
 }
@@ -329,8 +368,20 @@ impl PipelineReport {
         ] {
             *count += more;
         }
+        if let (Some(now), Some(then)) = (&mut self.inbox, &earlier.inbox) {
+            now.taken += then.taken;
+        }
         let last_error = self.last_error.take();
         self.last_error = last_error.or_else(|| earlier.last_error.clone());
+    }
+
+    /// Adds what became of the part that takes deliveries into its inbox: its source has those that were not taken.
+    fn add_receiving(&mut self, receiving: Self, inbox: InboxReport) {
+        self.deliveries.failed += receiving.deliveries.failed;
+        self.deliveries.unfinished += receiving.deliveries.unfinished;
+        self.restarts += receiving.restarts;
+        self.last_error = self.last_error.take().or(receiving.last_error);
+        self.inbox = Some(inbox);
     }
 }
 
@@ -352,10 +403,22 @@ pub struct Deliveries {
 /// What is to be measured of a stage: its name, its kind and how many calls can run at once.
 pub type StageSign = (Arc<str>, String, usize);
 
+/// What is to be measured of a pipeline: its name and its stages.
+#[derive(Debug)]
+pub struct PipelineSign {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its stages.
+    pub stages: Vec<StageSign>,
+    /// The inbox that it takes deliveries into, for the pipeline of its name, which comes before it.
+    pub receives_into: Option<Arc<InboxMeter>>,
+}
+
 /// The meters of one pipeline and its stages.
 #[derive(Debug)]
 struct Meters {
     name: Arc<str>,
+    receives_into: Option<Arc<InboxMeter>>,
     pipeline: Arc<PipelineMeter>,
     stages: Vec<Arc<StageMeter>>,
 }
@@ -371,13 +434,15 @@ pub struct FlowMeter {
 
 impl FlowMeter {
     /// Starts the clocks of these pipelines and their stages.
-    pub fn start(flow: &str, pipelines: &[(Arc<str>, Vec<StageSign>)], clock: &Clock) -> Self {
-        let meters = |(name, stages): &(Arc<str>, Vec<StageSign>)| {
+    pub fn start(flow: &str, pipelines: &[PipelineSign], clock: &Clock) -> Self {
+        let meters = |sign: &PipelineSign| {
+            let PipelineSign { name, stages, .. } = sign;
             let stage = |(stage, kind, replicas): &StageSign| {
                 Arc::new(StageMeter::new(name, stage, kind, *replicas, clock))
             };
             Meters {
                 name: Arc::clone(name),
+                receives_into: sign.receives_into.clone(),
                 pipeline: Arc::default(),
                 stages: stages.iter().map(stage).collect(),
             }
@@ -417,19 +482,25 @@ impl FlowMeter {
 
     /// The figures now.
     pub fn report(&self, error: Option<String>) -> RunReport {
-        let pipelines = self.pipelines.iter();
-        let stages = self.pipelines.iter().flat_map(|meters| &meters.stages);
+        let mut pipelines: BTreeMap<String, PipelineReport> = BTreeMap::new();
+        for meters in &self.pipelines {
+            let report = meters.pipeline.report(&meters.stages);
+            match (&meters.receives_into, pipelines.get_mut(&*meters.name)) {
+                (Some(inbox), Some(working)) => working.add_receiving(report, inbox.report()),
+                (None, _) | (Some(_), None) => {
+                    pipelines.insert(meters.name.to_string(), report);
+                }
+            }
+        }
+        let working = |meters: &&Meters| meters.receives_into.is_none();
+        let stages = self.pipelines.iter().filter(working);
+        let stages = stages.flat_map(|meters| &meters.stages);
         RunReport {
             flow: self.flow.clone(),
             ok: error.is_none(),
             seconds: (self.clock.monotonic() - self.started).as_secs_f64(),
             error,
-            pipelines: pipelines
-                .map(|meters| {
-                    let report = meters.pipeline.report(&meters.stages);
-                    (meters.name.to_string(), report)
-                })
-                .collect(),
+            pipelines,
             stages: stages.map(|stage| stage.profile()).collect(),
         }
     }

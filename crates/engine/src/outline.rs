@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use wiredflow_core::config::{FlowConfig, PipelineConfig, StageConfig, TriggerConfig};
+use wiredflow_core::config::{Ack, FlowConfig, PipelineConfig, StageConfig, TriggerConfig};
 use wiredflow_core::fields::Reading;
 use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::secret::Scrubber;
@@ -102,7 +102,7 @@ impl Outline {
         }
         let pipelines = flow.pipelines.iter().map(|config| PipelineOutline {
             name: config.name.clone(),
-            trigger: scrubber.scrub(&trigger(&config.trigger)),
+            trigger: scrubber.scrub(&triggered(config)),
             stages: config
                 .stages
                 .iter()
@@ -187,6 +187,13 @@ fn body_of(text: &str, function: &str) -> String {
     lines
         .take_while(goes_on)
         .fold(first, |body, line| body + "\n" + line)
+}
+
+fn triggered(config: &PipelineConfig) -> String {
+    match config.ack {
+        Ack::Sink => trigger(&config.trigger),
+        Ack::Inbox => trigger(&config.trigger) + " (inbox)",
+    }
 }
 
 fn trigger(trigger: &TriggerConfig) -> String {
@@ -315,6 +322,7 @@ pipelines:
       - send: {mqtt: {broker: "b:1883", topic: t}, field: x}
   called:
     source: {webhook: {listen: "127.0.0.1:9000", path: /in}}
+    ack: inbox
     stages: [{configuration: {sql: "select max(id) from kept"}}]
 "#;
 
@@ -345,7 +353,7 @@ pipelines:
                 "every 10s: fetch https://host:1/x?y=1, store json data, store_2 kept",
                 "mqtt b:1883 a b/+: store sqlite",
                 "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, core_logic_2 SELECT * FROM \"Heard\" -- not kept, core_logic_3 sort -n, send mqtt b:1883 t",
-                "webhook 127.0.0.1:9000/in: configuration select max(id) from kept",
+                "webhook 127.0.0.1:9000/in (inbox): configuration select max(id) from kept",
             ]
         );
         let place = |pipeline, stage| Place { pipeline, stage };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wiredflow_core::config::{OnFailure, StagePolicy};
+use wiredflow_core::config::{Ack, OnFailure, StagePolicy};
 use wiredflow_core::schedule::{CatchUp, Overlap, Schedule};
 use wiredflow_core::secret::Scrubber;
 
@@ -59,6 +59,10 @@ pub struct PipelinePlan {
     pub timeout: Option<Duration>,
     /// What a failed delivery does.
     pub on_failure: OnFailure,
+    /// When its source is acknowledged.
+    pub ack: Ack,
+    /// Whether it only takes what its source brings into the inbox of the pipeline of its name.
+    pub is_receiving: bool,
     /// The stages, in order.
     pub stages: Vec<StagePlan>,
     /// Whether its first stage gives only what is new.

@@ -8,6 +8,7 @@
 mod book;
 mod ending;
 mod first_round;
+mod inbox;
 mod ledger;
 mod outbox;
 mod pace;
@@ -33,8 +34,8 @@ use crate::catalogue::Work;
 use crate::clock::{Clock, Dice};
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
-use crate::observe::FlowMeter;
 use crate::observe::repeats::Repeats;
+use crate::observe::{FlowMeter, InboxMeter, PipelineSign};
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
 use crate::state::{Past, State};
 use crate::storages::{Entrusted, Left, StorageHandles, Writers};
@@ -47,6 +48,7 @@ use shared::{PipelineShared, Shared};
 use stopping::Stopping;
 
 pub use ending::{Ended, Figures, Stopper};
+pub use inbox::InboxLimits;
 pub use replay::place_of as replayed_from;
 
 /// How often old history is dropped.
@@ -71,6 +73,8 @@ pub struct RunOptions {
     pub dice: Dice,
     /// The HTTP clients of the flow.
     pub http: HttpClients,
+    /// How much an inbox holds.
+    pub inbox: InboxLimits,
 }
 
 impl Default for RunOptions {
@@ -84,6 +88,7 @@ impl Default for RunOptions {
             clock: Clock::real(),
             dice: Dice::from_system(),
             http: HttpClients::default(),
+            inbox: InboxLimits::default(),
         }
     }
 }
@@ -138,35 +143,33 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         opener: storage.open.opener(left, Some(state.handle())),
     });
     let (writers, handles) = Writers::start(storages)?;
-    let stages = |pipeline: &PipelinePlan| {
-        let stage = |stage: &StagePlan| {
-            (
-                Arc::clone(&stage.name),
-                stage.kind.clone(),
-                stage.policy.parallel,
-            )
-        };
-        (
-            Arc::clone(&pipeline.name),
-            pipeline.stages.iter().map(stage).collect(),
-        )
-    };
-    let names: Vec<_> = pipelines.iter().map(stages).collect();
     let ahead = pipelines
         .iter()
         .filter(|pipeline| !pipeline.waits_for_others);
+    let ahead: Vec<Arc<str>> = ahead.map(|pipeline| Arc::clone(&pipeline.name)).collect();
+    let handle = state.handle();
+    // Replays go past the inboxes.
+    let (pipelines, receiving) = match options.replay {
+        true => (pipelines, Vec::new()),
+        false => inbox::part_all(pipelines, &handle, options.inbox, &clock),
+    };
+    let signs = pipelines.iter().map(|pipeline| sign(pipeline, None));
+    let received = receiving
+        .iter()
+        .map(|part| sign(&part.plan, Some(Arc::clone(&part.inbox.meter))));
+    let signs: Vec<PipelineSign> = signs.chain(received).collect();
     let stopping = Stopping::new();
     let tasks = Tasks::default();
     let shared = Arc::new(Shared {
         flow: Arc::clone(&plan.name),
         folder: plan.folder.as_path().into(),
         state_folder: state_folder.as_path().into(),
-        meters: FlowMeter::start(&plan.name, &names, &clock),
+        meters: FlowMeter::start(&plan.name, &signs, &clock),
         repeats: Repeats::new(&clock),
         ledger: Ledger::new(state.handle(), clock.clone()),
         positions: Mutex::default(),
         desk: Desk::new(clock.clone()),
-        first_round: FirstRound::of(ahead.map(|pipeline| Arc::clone(&pipeline.name))),
+        first_round: FirstRound::of(ahead),
         clock,
         dice: options.dice.clone(),
         http: options.http.clone(),
@@ -182,6 +185,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         failure: Mutex::default(),
     });
     let supervisors = tasks.child();
+    let number = pipelines.len();
     let mut plans = replay::Plans::new();
     for (index, pipeline) in pipelines.into_iter().enumerate() {
         let (shared, pipeline) = (Arc::clone(&shared), Arc::new(pipeline));
@@ -190,15 +194,23 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
             continue;
         }
         plans.insert(Arc::clone(&pipeline.name), (index, Arc::clone(&pipeline)));
-        supervisors.spawn(
-            "pipeline",
-            pipeline::supervise(pipeline, index, shared, options.once),
-        );
+        let inbox = receiving
+            .iter()
+            .find(|part| part.plan.name == pipeline.name);
+        let inbox = inbox.map(|part| Arc::clone(&part.inbox));
+        let supervised = pipeline::supervise(pipeline, index, shared, options.once);
+        supervisors.spawn("pipeline", async move {
+            supervised.await;
+            if let Some(inbox) = inbox {
+                inbox.working_is_over().await;
+            }
+        });
     }
     shared
         .records
         .spawn("ends of replays", replay::keep(Arc::clone(&shared)));
     if !options.replay {
+        inbox::receive_all(receiving, number, &shared, &supervisors);
         tasks.spawn("look for replays", replay::look(Arc::clone(&shared), plans));
     }
     shared
@@ -236,6 +248,22 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         stopper: Stopper::new(stopping),
         patience: options.limit.unwrap_or_default().max(ending::STANDSTILL),
     })
+}
+
+/// What is measured of a pipeline.
+fn sign(pipeline: &PipelinePlan, receives_into: Option<Arc<InboxMeter>>) -> PipelineSign {
+    let stage = |stage: &StagePlan| {
+        (
+            Arc::clone(&stage.name),
+            stage.kind.clone(),
+            stage.policy.parallel,
+        )
+    };
+    PipelineSign {
+        name: Arc::clone(&pipeline.name),
+        stages: pipeline.stages.iter().map(stage).collect(),
+        receives_into,
+    }
 }
 
 /// Drops what is older than its retention, at the start and each hour, until intake ends.

@@ -103,7 +103,11 @@ fn pipeline() -> impl Strategy<Value = PipelineDraft> {
         word(&["skip", "queue", "allow"]),
         word(&["latest", "all", "none"]),
     );
-    let plain = (option::of(on_failure()), word(&["task"]), word(&["sink"]));
+    let plain = (
+        option::of(on_failure()),
+        word(&["task"]),
+        word(&["sink", "inbox"]),
+    );
     let steps = vec((stage(), options()), 1..6);
     (trigger(), scheduled, plain, steps).prop_map(
         |((trigger, is_source), scheduled, plain, stages)| {
@@ -119,7 +123,13 @@ fn pipeline() -> impl Strategy<Value = PipelineDraft> {
             put("catch_up", catch_up.map(Node::from));
             put("on_failure", plain.0.map(Node::from));
             put("isolation", plain.1.map(Node::from));
-            put("ack", plain.2.map(Node::from));
+            put(
+                "ack",
+                plain
+                    .2
+                    .filter(|word| is_source || *word == "sink")
+                    .map(Node::from),
+            );
             let stages = stages
                 .into_iter()
                 .map(|(stage, options)| stage.with_options(options));

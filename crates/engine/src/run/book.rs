@@ -46,12 +46,13 @@ struct RunOf {
 }
 
 impl Book {
-    /// An empty book. `for_source`: ended deliveries are kept until the source takes them.
+    /// An empty book. `for_source`: ended deliveries are kept until the source takes them. `goes_ahead`: others may
+    /// wait for its first delivery.
     pub(crate) fn new(
         shared: Arc<Shared>,
         pipeline: Arc<str>,
         meter: Arc<PipelineMeter>,
-        for_source: bool,
+        (for_source, goes_ahead): (bool, bool),
     ) -> Arc<Self> {
         Arc::new(Self {
             positions: shared.positions(&pipeline),
@@ -62,7 +63,7 @@ impl Book {
             next: AtomicU64::new(0),
             ended: Mutex::default(),
             changed: Notify::new(),
-            any_settled: AtomicBool::new(false),
+            any_settled: AtomicBool::new(!goes_ahead),
             runs: Mutex::default(),
             for_source,
         })

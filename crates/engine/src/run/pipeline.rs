@@ -115,8 +115,10 @@ pub(crate) async fn supervise(
         }
         meter.restarts.fetch_add(restarts, Ordering::Relaxed);
     }
-    shared.first_round.one_is_through(&plan.name);
-    shared.desk.is_over(&plan.name);
+    if !plan.is_receiving {
+        shared.first_round.one_is_through(&plan.name);
+        shared.desk.is_over(&plan.name);
+    }
 }
 
 async fn session(
@@ -277,11 +279,13 @@ async fn run(
         Arc::clone(&pipeline.shared),
         Arc::clone(&plan.name),
         Arc::clone(&pipeline.meter),
-        source.is_some(),
+        (source.is_some(), !plan.is_receiving),
     );
     let (queue, first) = mpsc::channel(QUEUE);
     let (work, doors) = join_stages(plan, pipeline, meters, stages, (&queue, first));
-    pipeline.shared.desk.is_open(doors);
+    if !plan.is_receiving {
+        pipeline.shared.desk.is_open(doors);
+    }
     tracing::debug!(pipeline = %plan.name, "open");
     let intake = match source {
         None => {

@@ -1,4 +1,4 @@
-//! What a flow remembers across restarts: runs, ticks, cursors, dead letters.
+//! What a flow remembers across restarts: runs, ticks, cursors, dead letters, inboxes.
 //!
 //! One folder holds one flow's state: `state.db`, an SQLite file that a single thread writes, and
 //! `lock`, which keeps a second process away. [`State::open`] takes the folder; [`StateHandle`] is
@@ -22,6 +22,7 @@ mod cursors;
 mod dead_letters;
 mod failure;
 mod files;
+mod inbox;
 mod lock;
 mod opening;
 mod outbox;
@@ -45,6 +46,7 @@ pub use changes::{RunChange, StartedRun};
 pub use cursors::StoredCursor;
 pub use dead_letters::{Body, DeadLetter, DeadLetterId, ListedDeadLetter, StoredDeadLetter};
 pub use files::{FileCommit, FileLine, FileLineOnItsWay};
+pub use inbox::{InboxForm, InboxRow, StoredInbox};
 pub use lock::{create_folder, is_locked};
 pub use opening::{Crash, Opening, Past};
 pub use outbox::{FoundOutbox, OutboxRow, TakenOut};

@@ -146,6 +146,27 @@ CREATE TABLE replays (
     became TEXT NOT NULL
 ) STRICT;
 
+-- Inboxes: what sources have brought and pipelines have not dealt with yet. `row` is the inbox's id and a number
+-- of 48 bits; see the module `inbox`. The body stands last, so that it is not read with the rest.
+CREATE TABLE inboxes (
+    id INTEGER PRIMARY KEY,
+    pipeline TEXT NOT NULL UNIQUE,
+    session INTEGER NOT NULL,
+    low INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE inbox (
+    row INTEGER PRIMARY KEY,
+    dealt INTEGER NOT NULL DEFAULT 0,
+    session INTEGER,
+    place INTEGER,
+    print INTEGER,
+    origin TEXT,
+    form TEXT NOT NULL CHECK (form IN ('json', 'values', 'unreadable', 'empty')),
+    reason TEXT,
+    body BLOB NOT NULL
+) STRICT;
+
 -- Outboxes: what senders have taken on and peers have not confirmed yet, see the module `outbox`. A row's number is
 -- the outbox's id and a number of 48 bits. A row without a body is sent, and known for a while.
 CREATE TABLE outboxes (
