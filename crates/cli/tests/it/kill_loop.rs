@@ -50,6 +50,14 @@ pipelines:
     stages:
       - core_logic: {{python: \"logic.py:same\"}}
       - store: jsonl
+  inbox_jsonl:
+    source: {}
+    ack: inbox
+    stages: [{{store: jsonl}}]
+  inbox_sqlite:
+    source: {}
+    ack: inbox
+    stages: [{{store: {{sqlite: {{path: data/inbox.db, table: rows}}}}}}]
   poll:
     every: 100ms
     stages:
@@ -59,13 +67,15 @@ pipelines:
         source("to_jsonl"),
         source("to_sqlite"),
         source("by_python"),
+        source("inbox_jsonl"),
+        source("inbox_sqlite"),
         peer.url("/"),
     );
     test.file("flow.yaml", &text);
     test
 }
 
-fn sinks(test: &FlowTest) -> [(&'static str, &'static str, PathBuf); 3] {
+fn sinks(test: &FlowTest) -> [(&'static str, &'static str, PathBuf); 5] {
     [
         (
             "to_jsonl",
@@ -78,6 +88,12 @@ fn sinks(test: &FlowTest) -> [(&'static str, &'static str, PathBuf); 3] {
             "jsonl",
             test.path("data/jsonl_in_by_python.jsonl"),
         ),
+        (
+            "inbox_jsonl",
+            "jsonl",
+            test.path("data/jsonl_in_inbox_jsonl.jsonl"),
+        ),
+        ("inbox_sqlite", "sqlite", test.path("data/inbox.db")),
     ]
 }
 
@@ -92,15 +108,15 @@ fn kill(kills: usize, chance: &mut Chance) -> (usize, Ledger, Vec<(&'static str,
         .line("autosave_on_changes false") // it is stopped in good order, and saves then
         .max_queued_messages(0)
         .start();
-    for client in ["to_jsonl", "to_sqlite", "by_python"] {
-        broker.hold_session(client, "numbers");
-    }
     let (peer, asked) = (HttpPeer::start(), Arc::new(AtomicU64::new(0)));
     peer.on_request("/", {
         let asked = Arc::clone(&asked);
         move |_| Reply::json(json!([{"n": asked.fetch_add(1, Ordering::SeqCst)}]))
     });
     let test = service(&broker, &peer);
+    for (client, ..) in sinks(&test) {
+        broker.hold_session(client, "numbers");
+    }
     let publisher = Publisher::start(broker.port(), "numbers", chance.clone());
     let begun = Instant::now();
     let mut done = 0;
@@ -147,6 +163,7 @@ fn kill(kills: usize, chance: &mut Chance) -> (usize, Ledger, Vec<(&'static str,
     running.wait(SOON).assert_code(0);
     check_database(&test.path(".wiredflow/state.db"));
     check_database(&test.path("data/numbers.db"));
+    check_database(&test.path("data/inbox.db"));
     let polled = numbers(&rows("json", &test.path("data/json_in_poll.json")).unwrap());
     assert!(
         polled.is_sorted_by(|one, next| one < next),

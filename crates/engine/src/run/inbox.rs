@@ -156,7 +156,7 @@ struct Queue {
     recent: VecDeque<InboxRow>,
     recent_bytes: usize,
     /// What the source has brought and is not kept yet, by the numbers under which it travels.
-    arrived: VecDeque<(u64, Delivery)>,
+    arrived: VecDeque<(u64, Arrived)>,
     next_arrived: u64,
     /// Counts how often those who work were there anew.
     epoch: u64,
@@ -260,9 +260,17 @@ impl Inbox {
     }
 }
 
+/// What a source has brought, as it is kept.
+struct Arrived {
+    identity: Option<Identity>,
+    origin: Option<Arc<str>>,
+    form: InboxForm,
+    body: Bytes,
+}
+
 impl Queue {
-    /// Notes rows that are on the disk now.
-    fn kept(&mut self, came: usize, rows: &[InboxRow]) {
+    /// Notes rows that are on the disk now. `came`: how many deliveries came, and their bytes.
+    fn kept(&mut self, came: (usize, usize), rows: &[InboxRow]) {
         let heads = rows.iter().map(|row| (row.identity, row.body.len()));
         self.order.kept(came, heads);
         for row in rows {
@@ -333,21 +341,20 @@ impl Queue {
 }
 
 /// A payload as it is kept.
-fn kept(payload: &Payload) -> Result<(InboxForm, Bytes)> {
-    Ok(match payload {
+fn kept(payload: &Payload) -> (InboxForm, Bytes) {
+    match payload {
         Payload::Empty => (InboxForm::Empty, Bytes::new()),
         // Copied: what arrived may be a piece of something longer.
         Payload::Json(bytes) => (InboxForm::Json, Bytes::copy_from_slice(bytes)),
-        Payload::Values(values) => {
-            let text = serde_json::to_vec(values);
-            let told = |error| Error::bug(format!("a payload has no text: {error}"));
-            (InboxForm::Values, text.map_err(told)?.into())
-        }
+        Payload::Values(values) => match serde_json::to_vec(values) {
+            Ok(text) => (InboxForm::Values, text.into()),
+            Err(error) => (InboxForm::Unreadable(error.to_string()), Bytes::new()),
+        },
         Payload::Unreadable { bytes, reason } => {
             let form = InboxForm::Unreadable(reason.clone());
             (form, Bytes::copy_from_slice(bytes))
         }
-    })
+    }
 }
 
 /// What was kept as a payload; what cannot be read is set aside like any other.

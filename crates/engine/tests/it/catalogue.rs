@@ -157,7 +157,6 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         flow("remotes: {own: {process: {cpu: 1}}}"),
         flow("storages: {s: {postgres: {}}}"),
         pipeline("isolation: process"),
-        pipeline("ack: inbox"),
         "pipelines: {p: {source: {link: x}, stages: [{store: json}]}}".to_owned(),
         stage("{store: json, remote: big}"),
         stage("{store: json, pure: true}"),

@@ -95,8 +95,8 @@ pub(super) struct Order {
     again_below: u64,
     waiting: u64,
     bytes: u64,
-    /// Taken from the source and not yet kept.
-    arriving: u64,
+    /// Taken from the source and not yet kept: how many, and their bytes.
+    arriving: (u64, u64),
     full: bool,
     known: Known,
 }
@@ -124,7 +124,7 @@ impl Order {
             again_below: found.next,
             waiting: found.waiting.0,
             bytes: found.waiting.1,
-            arriving: 0,
+            arriving: (0, 0),
             full: false,
             known,
         }
@@ -134,17 +134,18 @@ impl Order {
 
     /// The source is opened: what it had brought before, and was not kept, is gone.
     pub(super) fn open_intake(&mut self) {
-        self.arriving = 0;
+        self.arriving = (0, 0);
     }
 
     /// How many may be taken from the source now. Once full, there is no room until a tenth is free.
     pub(super) fn room(&mut self) -> Room {
         let InboxLimits { rows, bytes } = self.limits;
-        let held = self.waiting + self.arriving;
+        let held = self.waiting + self.arriving.0;
+        let held_bytes = self.bytes + self.arriving.1;
         let was_full = self.full;
         self.full = match was_full {
-            false => held >= rows || self.bytes >= bytes,
-            true => held > rows - rows.div_ceil(10) || self.bytes > bytes - bytes / 10,
+            false => held >= rows || held_bytes >= bytes,
+            true => held > rows - rows.div_ceil(10) || held_bytes > bytes - bytes / 10,
         };
         match self.full {
             true => Room::Full { news: !was_full },
@@ -155,9 +156,10 @@ impl Order {
         }
     }
 
-    /// So many were taken from the source.
-    pub(super) fn arriving(&mut self, deliveries: usize) {
-        self.arriving += deliveries as u64;
+    /// So many were taken from the source, with so many bytes.
+    pub(super) fn arriving(&mut self, deliveries: usize, bytes: usize) {
+        self.arriving.0 += deliveries as u64;
+        self.arriving.1 += bytes as u64;
     }
 
     /// Numbers for deliveries that arrived together; none for one that is here already and comes again.
@@ -176,13 +178,18 @@ impl Order {
         arrived.map(&mut number).collect()
     }
 
-    /// Deliveries are kept under the next numbers; `came` is how many came for that, with those that were here already.
+    /// Deliveries are kept under the next numbers; `came` is how many came for that, and their bytes, with those that
+    /// were here already.
     pub(super) fn kept(
         &mut self,
-        came: usize,
+        came: (usize, usize),
         kept: impl Iterator<Item = (Option<Identity>, usize)>,
     ) {
-        self.arriving = self.arriving.saturating_sub(came as u64);
+        let (deliveries, bytes) = self.arriving;
+        self.arriving = (
+            deliveries.saturating_sub(came.0 as u64),
+            bytes.saturating_sub(came.1 as u64),
+        );
         for (identity, size) in kept {
             if let Some(identity) = identity {
                 self.known.add(self.next, identity);

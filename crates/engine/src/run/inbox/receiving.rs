@@ -10,7 +10,7 @@ use wiredflow_core::{Batch, Error, Result, Value};
 use crate::resources::Resources;
 use crate::state::InboxRow;
 
-use super::{Inbox, OpenSource, OpenStage, Room, STAGE, kept};
+use super::{Arrived, Inbox, OpenSource, OpenStage, Room, STAGE, kept};
 
 /// The user's source, whose deliveries travel as numbers: what they brought waits in the inbox's desk, as it came.
 pub(super) fn source(inbox: &Arc<Inbox>, user: OpenSource) -> OpenSource {
@@ -55,21 +55,24 @@ impl Source for Receiving {
         };
         // No await from here on: what was taken is handed on.
         self.inbox.with(|queue| {
-            queue.order.arriving(deliveries.len());
-            let mut travel = |mut delivery: Delivery| {
+            let travel = |delivery: Delivery| {
                 let number = queue.next_arrived;
                 queue.next_arrived += 1;
-                let payload = Payload::Values(vec![Value::from(number)]);
-                let travels = Delivery {
-                    token: delivery.token,
+                let (form, body) = kept(&delivery.payload);
+                queue.order.arriving(1, body.len());
+                let arrived = Arrived {
                     identity: delivery.identity,
-                    payload: std::mem::replace(&mut delivery.payload, payload),
                     origin: delivery.origin.clone(),
+                    form,
+                    body,
                 };
-                queue.arrived.push_back((number, travels));
-                delivery
+                queue.arrived.push_back((number, arrived));
+                Delivery {
+                    payload: Payload::Values(vec![Value::from(number)]),
+                    ..delivery
+                }
             };
-            deliveries.into_iter().map(&mut travel).collect()
+            deliveries.into_iter().map(travel).collect()
         })
     }
 
@@ -112,7 +115,7 @@ impl Inbox {
                 // They are on the disk and not in memory: what is recent has a gap before them.
                 queue.recent.clear();
                 queue.recent_bytes = 0;
-                queue.order.kept(0, heads.into_iter());
+                queue.order.kept((0, 0), heads.into_iter());
             })?;
             self.tell_meter();
             self.changed.notify_waiters();
@@ -160,17 +163,15 @@ impl Inbox {
             tracing::debug!(pipeline = %self.pipeline, again, "delivered again, and in the inbox already: passed over");
         }
         self.with(|queue| {
-            queue.kept(travelling.len(), &rows);
             // They were brought in the order of their numbers, and are kept so.
-            if let Some(last) = travelling.last() {
-                while queue
-                    .arrived
-                    .front()
-                    .is_some_and(|(number, _)| number <= last)
-                {
-                    queue.arrived.pop_front();
+            let mut bytes = 0;
+            while let Some((number, arrived)) = queue.arrived.pop_front() {
+                bytes += arrived.body.len();
+                if Some(&number) == travelling.last() {
+                    break;
                 }
             }
+            queue.kept((travelling.len(), bytes), &rows);
         })?;
         self.meter.taken(travelling.len());
         self.tell_meter();
@@ -186,24 +187,21 @@ impl super::Queue {
         let first = self.arrived.front().ok_or_else(gone)?.0;
         let find = |number: &u64| {
             let place = usize::try_from(number.checked_sub(first)?).ok()?;
-            self.arrived.get(place).map(|(_, delivery)| delivery)
+            self.arrived.get(place).map(|(_, arrived)| arrived)
         };
-        let deliveries: Option<Vec<&Delivery>> = travelling.iter().map(find).collect();
-        let deliveries = deliveries.ok_or_else(gone)?;
-        let numbers = self
-            .order
-            .numbers(deliveries.iter().map(|delivery| delivery.identity));
-        let new = deliveries.into_iter().zip(numbers);
-        let row = |(delivery, number): (&Delivery, Option<u64>)| {
-            let number = number?;
-            Some(kept(&delivery.payload).map(|(form, body)| InboxRow {
-                number,
-                identity: delivery.identity,
-                origin: delivery.origin.clone(),
-                form,
-                body,
-            }))
+        let arrived: Option<Vec<&Arrived>> = travelling.iter().map(find).collect();
+        let arrived = arrived.ok_or_else(gone)?;
+        let identities = arrived.iter().map(|arrived| arrived.identity);
+        let numbers = self.order.numbers(identities);
+        let row = |(arrived, number): (&Arrived, Option<u64>)| {
+            Some(InboxRow {
+                number: number?,
+                identity: arrived.identity,
+                origin: arrived.origin.clone(),
+                form: arrived.form.clone(),
+                body: arrived.body.clone(),
+            })
         };
-        new.filter_map(row).collect()
+        Ok(arrived.into_iter().zip(numbers).filter_map(row).collect())
     }
 }

@@ -29,8 +29,8 @@ fn empty_from(number: u64, limits: InboxLimits) -> Order {
 
 /// Keeps so many without an identity, of one byte each.
 fn keep(order: &mut Order, rows: usize) {
-    order.arriving(rows);
-    order.kept(rows, std::iter::repeat_n((None, 1), rows));
+    order.arriving(rows, rows);
+    order.kept((rows, rows), std::iter::repeat_n((None, 1), rows));
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn what_comes_again_is_not_queued_twice_while_it_is_among_the_newest() {
     let mut order = empty_from(1, InboxLimits::default());
     let first = identity(7, 70, false);
     assert_eq!(order.numbers([Some(first)].into_iter()), [Some(1)]);
-    order.kept(1, [(Some(first), 5)].into_iter());
+    order.kept((1, 5), [(Some(first), 5)].into_iter());
     let come = |order: &Order, identity| order.numbers([Some(identity), None].into_iter());
     assert_eq!(come(&order, identity(7, 70, true)), [None, Some(2)]);
     // Two equal readings are two messages, and another content in its place is another message.
@@ -80,7 +80,7 @@ fn no_more_is_under_way_than_storages_remember() {
 #[test]
 fn large_bodies_go_when_they_are_dealt_with() {
     let mut order = empty_from(1, InboxLimits::default());
-    order.kept(2, [(None, LARGE), (None, LARGE + 1)].into_iter());
+    order.kept((0, 0), [(None, LARGE), (None, LARGE + 1)].into_iter());
     order.open_work();
     for (number, size) in [(1, LARGE), (2, LARGE + 1)] {
         order.hand_out(number, size);
@@ -101,7 +101,7 @@ fn a_full_inbox_takes_nothing_until_a_tenth_is_free() {
             news: false
         }
     );
-    order.arriving(30);
+    order.arriving(30, 30);
     assert_eq!(
         order.room(),
         Room::For {
@@ -109,7 +109,7 @@ fn a_full_inbox_takes_nothing_until_a_tenth_is_free() {
             news: false
         }
     );
-    order.kept(30, std::iter::repeat_n((None, 1), 30));
+    order.kept((30, 30), std::iter::repeat_n((None, 1), 30));
     keep(&mut order, 10);
     assert_eq!(order.room(), Room::Full { news: true });
     assert_eq!(order.room(), Room::Full { news: false });
@@ -130,8 +130,8 @@ fn a_full_inbox_takes_nothing_until_a_tenth_is_free() {
         }
     );
     // Bytes count as well.
-    order.arriving(1);
-    order.kept(1, [(None, 400)].into_iter());
+    order.arriving(1, 400);
+    order.kept((1, 400), [(None, 400)].into_iter());
     assert_eq!(order.room(), Room::Full { news: true });
 }
 
@@ -341,7 +341,8 @@ impl World {
             .filter(|index| !self.broker[*index].delivered)
             .take(at_most)
             .collect();
-        self.order.arriving(arriving.len());
+        self.order
+            .arriving(arriving.len(), arriving.len() * SIZE as usize);
         let identities = arriving.iter().map(|index| {
             let sent = &self.broker[*index];
             Some(identity(sent.place, sent.message as u64, sent.again))
@@ -371,7 +372,10 @@ impl World {
             kept.push((Some(identity), SIZE as usize));
         }
         if how != Taking::Unheard {
-            return self.order.kept(arriving.len(), kept.into_iter());
+            return {
+                let came = (arriving.len(), arriving.len() * SIZE as usize);
+                self.order.kept(came, kept.into_iter())
+            };
         }
         // The source was dropped while it waited for the disk, and is opened again.
         self.order.open_intake();
@@ -379,7 +383,7 @@ impl World {
         let found: Vec<_> = found
             .map(|(_, row)| (Some(row.identity), SIZE as usize))
             .collect();
-        self.order.kept(0, found.into_iter());
+        self.order.kept((0, 0), found.into_iter());
         self.lose_connection();
     }
 
