@@ -185,11 +185,13 @@ fn a1_a2_a3_c1_kills_at_any_moment_lose_nothing_that_the_broker_has_taken() {
     let (kills, ledger, stored) = kill(asked, &mut chance);
     let messages = ledger.acked.len();
     assert!(messages > kills, "only {messages} messages");
+    let mut doubled = Vec::new();
     for (sink, numbers) in stored {
         let duplicates = ledger.duplicates_in(sink, numbers);
         tell(&format!(
             "{sink}: {kills} kills, {messages} messages, 0 lost, {duplicates} stored twice"
         ));
-        assert_eq!(duplicates, 0, "{sink} of {messages} messages");
+        doubled.extend((duplicates > 0).then_some(sink));
     }
+    assert!(doubled.is_empty(), "{doubled:?} of {messages} messages");
 }

@@ -17,6 +17,7 @@ mod examples;
 mod faults;
 mod gate;
 mod graph;
+mod inbox;
 mod kill_loop;
 mod mqtt;
 mod outbox;
