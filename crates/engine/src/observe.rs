@@ -1,5 +1,6 @@
 //! Counters and clocks of a running flow: the only place that counts.
 
+mod inbox;
 pub(crate) mod repeats;
 mod service;
 
@@ -17,6 +18,8 @@ use wiredflow_scale::profile::{Clocks, Seconds, ServiceTime, StageProfile};
 use crate::clock::Clock;
 
 use service::ServiceTimes;
+
+pub use inbox::{InboxMeter, InboxReport};
 
 /// The six clocks of one replica of a stage.
 #[derive(Debug)]
@@ -273,41 +276,6 @@ impl PipelineMeter {
             last_error: self.last_error().message.clone(),
         }
     }
-}
-
-/// The figures of an inbox.
-#[derive(Debug, Default)]
-pub struct InboxMeter {
-    taken: AtomicU64,
-    waiting: AtomicU64,
-}
-
-impl InboxMeter {
-    /// Counts deliveries that the inbox has taken.
-    pub fn taken(&self, deliveries: usize) {
-        self.taken.fetch_add(deliveries as u64, Ordering::Relaxed);
-    }
-
-    /// Notes how many wait.
-    pub fn waiting(&self, deliveries: u64) {
-        self.waiting.store(deliveries, Ordering::Relaxed);
-    }
-
-    fn report(&self) -> InboxReport {
-        InboxReport {
-            taken: self.taken.load(Ordering::Relaxed),
-            waiting: self.waiting.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// How an inbox did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct InboxReport {
-    /// Deliveries that it took from the source, which was told so.
-    pub taken: u64,
-    /// Deliveries that are in it, those under way included.
-    pub waiting: u64,
 }
 
 /// How a flow did, or does: the document of `run --json`.
