@@ -181,7 +181,10 @@ impl Outbox {
         if *is_over {
             return Ok(None);
         }
-        self.open().await?;
+        // One that has given up has left it open.
+        if self.lock().is_none() {
+            self.open().await?;
+        }
         Ok(Some(FromBefore {
             outbox: self,
             is_over,
