@@ -8,7 +8,7 @@ use wiredflow_core::config::FlowConfig;
 use wiredflow_core::fields::Reading;
 use wiredflow_core::fill::fill;
 use wiredflow_core::node::{Node, Span};
-use wiredflow_core::problem::Problem;
+use wiredflow_core::problem::{Problem, possible};
 use wiredflow_core::{config_reader, yaml};
 use wiredflow_engine::check::{Checked, SystemLookup, check_text};
 
@@ -117,6 +117,25 @@ pub(crate) fn tree(
 pub(crate) struct StatePlace {
     pub(crate) flow: String,
     pub(crate) folder: PathBuf,
+    /// The names of the pipelines.
+    pub(crate) pipelines: Vec<String>,
+}
+
+impl StatePlace {
+    /// Nothing was found of a pipeline: that may be because there is none.
+    ///
+    /// # Errors
+    /// `Wrong` for a name that no pipeline has.
+    pub(crate) fn check_pipeline(&self, name: Option<&str>) -> Result<(), Failure> {
+        let known = || self.pipelines.iter().map(String::as_str);
+        match name.filter(|name| !known().any(|known| known == *name)) {
+            Some(name) => Err(Failure::wrong(format!(
+                "the flow has no pipeline `{name}`: {}",
+                possible(name, known())
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Finds the state of FILE's flow, or of the linked one; `--state` goes first.
@@ -160,6 +179,7 @@ fn place_in(node: &Node, default_name: &str, folder: &Path) -> Option<StatePlace
     Some(StatePlace {
         folder: folder.join(&flow.state),
         flow: flow.name,
+        pipelines: flow.pipelines.into_iter().map(|one| one.name).collect(),
     })
 }
 

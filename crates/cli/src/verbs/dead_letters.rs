@@ -105,8 +105,11 @@ impl List {
             pipeline: self.pipeline.as_deref(),
             limit: self.last,
         };
-        let reader = open(&flow_file::state_place(tool, self.file.as_deref())?)?;
-        let letters = reader.dead_letters(selection).map_err(told)?;
+        let place = flow_file::state_place(tool, self.file.as_deref())?;
+        let letters = open(&place)?.dead_letters(selection).map_err(told)?;
+        if letters.is_empty() {
+            place.check_pipeline(self.pipeline.as_deref())?;
+        }
         if self.json {
             tool.print_json(&json!({ "dead_letters": letters }))?;
         } else if letters.is_empty() {

@@ -70,9 +70,13 @@ impl Runs {
             outcome: self.outcome,
             limit: Some(self.last),
         };
-        StateReader::open(&place.folder, &place.flow)
+        let runs = StateReader::open(&place.folder, &place.flow)
             .and_then(|reader| reader.chosen_runs(selection))
-            .map_err(|error| Failure::failed(error.message()))
+            .map_err(|error| Failure::failed(error.message()))?;
+        if runs.is_empty() {
+            place.check_pipeline(self.pipeline.as_deref())?;
+        }
+        Ok(runs)
     }
 }
 

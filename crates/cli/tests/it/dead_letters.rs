@@ -104,5 +104,9 @@ fn the_list_is_read_though_the_file_has_problems_now() {
         list.stdout
     );
     let other = test.run(["dead-letters", "list", "flow.yaml", "--pipeline", "other"]);
-    assert_eq!(other.assert_code(0).stdout, "no dead letters\n");
+    let told = &other.assert_code(2).stderr;
+    assert!(
+        told.contains("the flow has no pipeline `other`: "),
+        "{told}"
+    );
 }

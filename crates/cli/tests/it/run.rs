@@ -369,6 +369,12 @@ fn the_history_is_shown_after_a_run() {
     assert!(
         !of("committed").is_empty() && !of("dead_lettered").is_empty() && of("failed").is_empty()
     );
+    let other = test.run(["runs", "flow.yaml", "--pipeline", "cuont"]);
+    let told = &other.assert_code(2).stderr;
+    assert!(
+        told.contains("no pipeline `cuont`") && told.contains("count"),
+        "{told}"
+    );
     test.run(["runs", "flow.yaml", "--outcome", "lost"])
         .assert_code(2);
     let table = test.run(["runs", "flow.yaml", "--pipeline", "fail"]);

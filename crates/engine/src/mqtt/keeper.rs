@@ -186,7 +186,11 @@ impl<R: Role> Keeping<R> {
             let error = match attempt {
                 Ok(connected) => {
                     if away {
-                        tracing::info!(broker = self.settings.broker(), "mqtt: connected again");
+                        tracing::info!(
+                            broker = self.settings.broker(),
+                            client_id = self.settings.client_id,
+                            "mqtt: connected again"
+                        );
                     }
                     let begun = self.clock.monotonic();
                     let mut link = connected.link;
@@ -221,7 +225,8 @@ impl<R: Role> Keeping<R> {
                 return self.role.failed(error);
             }
             if !away {
-                tracing::warn!("{error}; connecting again until it is back");
+                let client_id = &self.settings.client_id;
+                tracing::warn!(client_id, "{error}; connecting again until it is back");
             }
             away = true;
             self.role.lost(&error);

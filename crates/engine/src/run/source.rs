@@ -210,9 +210,9 @@ async fn set_aside(
         attempt: None,
     };
     if pipeline.shared.is_news(&failure) {
-        tracing::warn!(pipeline = %pipeline.name, source = kind, "to the dead letters: {}", unreadable.reason);
+        tracing::warn!(pipeline = %pipeline.name, stage = kind, "to the dead letters: {}", unreadable.reason);
     } else {
-        tracing::debug!(pipeline = %pipeline.name, source = kind, "to the dead letters: {}", unreadable.reason);
+        tracing::debug!(pipeline = %pipeline.name, stage = kind, "to the dead letters: {}", unreadable.reason);
     }
     parcel.lineage.explain(&unreadable.reason.as_str().into());
     let of = parcel.lineage.identity(None);

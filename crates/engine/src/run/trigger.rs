@@ -333,7 +333,8 @@ impl Ticks<'_> {
         if dropped > 0 || !ticks.is_empty() {
             let run = ticks.len();
             let missed = dropped + run as u64;
-            tracing::info!(pipeline = %plan.name, "{missed} missed ticks: {run} run now");
+            let word = if missed == 1 { "tick" } else { "ticks" };
+            tracing::info!(pipeline = %plan.name, "{missed} missed {word}, {run} to be run now");
         }
         for tick in ticks {
             if plan.overlap != Overlap::Allow {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use wiredflow_engine::state::{DeadLetterId, ListedDeadLetter, Selection, StateReader};
 
 use crate::exit::Failure;
+use crate::flow_file::StatePlace;
 use crate::tool::Tool;
 
 use super::told;
@@ -54,11 +55,11 @@ impl Chosen {
     /// The letters that are meant, oldest first.
     ///
     /// # Errors
-    /// `Wrong` when none are named, or a name is none.
+    /// `Wrong` when none are named, or a name is none, of a letter or of a pipeline.
     pub(super) fn find(
         &self,
         tool: &Tool,
-        reader: &StateReader,
+        (place, reader): (&StatePlace, &StateReader),
         verb: &str,
     ) -> Result<Vec<ListedDeadLetter>, Failure> {
         let (_, names) = self.named(tool);
@@ -80,6 +81,9 @@ impl Chosen {
         };
         let mut letters = reader.dead_letters(selection).map_err(told)?;
         letters.reverse();
+        if letters.is_empty() {
+            place.check_pipeline(self.pipeline.as_deref())?;
+        }
         if names.is_empty() {
             return Ok(letters);
         }

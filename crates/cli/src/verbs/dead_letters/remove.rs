@@ -33,7 +33,7 @@ impl Remove {
         let (file, _) = self.chosen.named(tool);
         let place = flow_file::state_place(tool, file)?;
         let reader = open(&place)?;
-        let letters = self.chosen.find(tool, &reader, "drop")?;
+        let letters = self.chosen.find(tool, (&place, &reader), "drop")?;
         if !letters.is_empty() {
             let mut editor = LetterEditor::open(&place.folder, &place.flow).map_err(told)?;
             editor.remove(&ids(&letters)).map_err(told)?;

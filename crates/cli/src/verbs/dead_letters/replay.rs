@@ -86,9 +86,14 @@ impl Replay {
         let place = StatePlace {
             flow: plan.name.to_string(),
             folder: tool.global.state.clone().unwrap_or(plan.state.clone()),
+            pipelines: plan
+                .pipelines
+                .iter()
+                .map(|one| one.name.to_string())
+                .collect(),
         };
         let reader = open(&place)?;
-        let chosen = self.chosen.find(tool, &reader, "replay")?;
+        let chosen = self.chosen.find(tool, (&place, &reader), "replay")?;
         let (letters, refused) = self.possible(tool, plan, &reader, chosen)?;
         let mut watched = Watched {
             seen: reader.newest_replay().map_err(told)?,
