@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -30,6 +30,8 @@ pub struct Ledger {
 #[derive(Debug)]
 pub struct Publisher {
     over: Arc<AtomicBool>,
+    /// The number of the next message.
+    next: Arc<AtomicU64>,
     thread: thread::JoinHandle<Ledger>,
 }
 
@@ -38,8 +40,9 @@ impl Publisher {
     pub fn start(port: u16, topic: &str, mut chance: Chance) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let topic = topic.to_owned();
+        let told = Arc::new(AtomicU64::new(0));
         let thread = thread::spawn({
-            let over = Arc::clone(&over);
+            let (over, told) = (Arc::clone(&over), Arc::clone(&told));
             move || {
                 let (mut ledger, mut next) = (Ledger::default(), 0);
                 let mut client = None;
@@ -48,6 +51,7 @@ impl Publisher {
                     if let Some(connection) = &mut client {
                         let burst = next..next + 1 + chance.below(BURST) as u64;
                         next = burst.end;
+                        told.store(next, Ordering::SeqCst);
                         let payloads = burst.clone().map(|n| format!("{{\"n\":{n}}}"));
                         if connection.publish_all(&topic, payloads, 1).is_ok() {
                             ledger.acked.extend(burst);
@@ -61,7 +65,16 @@ impl Publisher {
                 ledger
             }
         });
-        Self { over, thread }
+        Self {
+            over,
+            next: told,
+            thread,
+        }
+    }
+
+    /// The number of the next message: all lower ones were published before now, or are at this moment.
+    pub fn next(&self) -> u64 {
+        self.next.load(Ordering::SeqCst)
     }
 
     /// Ends it and gives what it has written down.
