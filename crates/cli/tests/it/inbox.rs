@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Running, Signal, rows, wait_until};
+use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal, rows, wait_until};
 
+use crate::numbers::{acknowledged, begin, payloads};
 use crate::{SOON, tool};
 
 /// A flow that takes what comes to `in` and sends it on, then stores it.
@@ -27,22 +28,6 @@ pipelines:
         ),
     );
     test
-}
-
-fn begin(test: &FlowTest, broker: &Mosquitto) -> Running {
-    broker.forget_log();
-    let running = test.spawn(["run", "flow.yaml"]);
-    broker.wait_for_log("Sending SUBACK to flow-numbers-", SOON);
-    running
-}
-
-fn acknowledged(broker: &Mosquitto) -> usize {
-    let log = broker.log();
-    log.matches("Received PUBACK from flow-numbers-").count()
-}
-
-fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
-    numbers.map(|n| json!({ "n": n }).to_string()).collect()
 }
 
 fn stored(test: &FlowTest) -> Vec<u64> {

@@ -20,6 +20,7 @@ mod graph;
 mod inbox;
 mod kill_loop;
 mod mqtt;
+mod numbers;
 mod outbox;
 mod own_tests;
 mod peers;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use wiredflow_testkit::{FlowTest, Mosquitto, Running, Signal, wait_until, written_lines};
 
 use crate::gate::{Gate, PUBACK, PUBCOMP, PUBREC};
+use crate::numbers::{begin, end, make_known};
 use crate::{SOON, tool};
 
 /// A flow that stores what comes to `in`.
@@ -28,40 +29,9 @@ pipelines:
     test
 }
 
-fn begin(test: &FlowTest, mosquitto: &Mosquitto) -> Running {
-    mosquitto.forget_log();
-    let running = test.spawn(["run", "flow.yaml"]);
-    mosquitto.wait_for_log("Sending SUBACK to flow-numbers-", SOON);
-    running
-}
-
 fn stored(test: &FlowTest) -> Vec<String> {
     let file = test.path("data/jsonl_in_numbers.jsonl");
     written_lines(&file)
-}
-
-fn end(running: Running) {
-    running.signal(Signal::Term);
-    running.wait(SOON).assert_code(0);
-}
-
-/// Publishes until the flow knows that the broker counts its packet ids up: from then on it knows a message that
-/// comes again after a kill. Gives how many messages that took.
-fn make_known(test: &FlowTest, mosquitto: &Mosquitto, qos: u8) -> usize {
-    let kept = test.path(".wiredflow/client_ids/numbers.json");
-    let over = match qos {
-        1 => "Received PUBACK from flow-numbers-",
-        _ => "Received PUBCOMP from flow-numbers-",
-    };
-    let mut messages = 0;
-    wait_until(SOON, || {
-        mosquitto.forget_log();
-        mosquitto.publish("in", "{\"n\":0}", qos);
-        messages += 1;
-        mosquitto.wait_for_log(over, SOON);
-        std::fs::read_to_string(&kept).is_ok_and(|kept| kept.contains("counted"))
-    });
-    messages
 }
 
 /// Kills a flow that has one message more than it had stored, while a step of that message is held back, and starts it
@@ -75,7 +45,7 @@ fn killed_before(
     let gate = Gate::start(mosquitto.port());
     let test = flow(&gate.address(), &format!("qos: {qos}, version: {version}"));
     let running = begin(&test, &mosquitto);
-    let before = make_known(&test, &mosquitto, qos);
+    let before = make_known(&test, &mosquitto, "{\"n\":0}", qos);
     gate.hold_back(step);
     mosquitto.publish("in", "{\"n\":1}", qos);
     wait_until(SOON, || gate.held_back() > 0);

@@ -12,6 +12,7 @@ use wiredflow_testkit::{
 };
 
 use crate::gate::{Gate, PUBACK};
+use crate::numbers::{begin, end, make_known};
 use crate::{SOON, tool};
 
 const KEY: &str = "idempotency-key";
@@ -34,32 +35,9 @@ pipelines:
     test
 }
 
-fn begin(test: &FlowTest, mosquitto: &Mosquitto) -> Running {
-    mosquitto.forget_log();
-    let running = test.spawn(["run", "flow.yaml"]);
-    mosquitto.wait_for_log("Sending SUBACK to flow-numbers-", SOON);
-    running
-}
-
-/// Publishes until the flow knows a message that comes again.
-fn make_known(test: &FlowTest, mosquitto: &Mosquitto) {
-    let kept = test.path(".wiredflow/client_ids/numbers.json");
-    wait_until(SOON, || {
-        mosquitto.forget_log();
-        mosquitto.publish("in", "{\"n\":-1}", 1);
-        mosquitto.wait_for_log("Received PUBACK from flow-numbers-", SOON);
-        std::fs::read_to_string(&kept).is_ok_and(|kept| kept.contains("counted"))
-    });
-}
-
 fn kill(running: Running) {
     running.signal(Signal::Kill);
     running.wait(SOON);
-}
-
-fn end(running: Running) {
-    running.signal(Signal::Term);
-    running.wait(SOON).assert_code(0);
 }
 
 fn waiting(test: &FlowTest) -> u64 {
@@ -77,7 +55,7 @@ fn a3_what_the_peer_has_and_the_source_was_not_told_of_at_a_kill_is_sent_once() 
     let gate = Gate::start(mosquitto.port());
     let test = to_peer(&gate.address(), &peer);
     let running = begin(&test, &mosquitto);
-    make_known(&test, &mosquitto);
+    make_known(&test, &mosquitto, "{\"n\":-1}", 1);
     let before = peer.requests_to("/").len();
     gate.hold_back(PUBACK);
     mosquitto.publish("in", "{\"n\":1}", 1);
@@ -152,7 +130,7 @@ fn a1_a3_kills_at_any_moment_send_each_message_and_only_what_was_in_flight_again
     peer.on("/", Reply::code(204));
     let test = to_peer(&mosquitto.address(), &peer);
     let running = begin(&test, &mosquitto);
-    make_known(&test, &mosquitto);
+    make_known(&test, &mosquitto, "{\"n\":-1}", 1);
     kill(running);
     let mut chance = Chance::new();
     let publisher = Publisher::start(mosquitto.port(), "in", chance.clone());

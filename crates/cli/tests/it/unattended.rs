@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wiredflow_testkit::{
-    FlowTest, HttpPeer, Mosquitto, Reply, Running, Signal, Strace, rows, skipped, wait_until,
+    FlowTest, HttpPeer, Mosquitto, Reply, Signal, Strace, rows, skipped, wait_until,
 };
 
+use crate::numbers::{acknowledged, begin, end, payloads};
 use crate::{SOON, tool};
 
 /// A flow whose one pipeline takes what comes to `in`, at QoS 1.
@@ -28,25 +29,6 @@ fn stream(broker: &Mosquitto, stages: &str) -> FlowTest {
     test
 }
 
-fn begin(test: &FlowTest, broker: &Mosquitto) -> Running {
-    broker.forget_log();
-    let running = test.spawn(["run", "flow.yaml"]);
-    broker.wait_for_log("Sending SUBACK to flow-numbers-", SOON);
-    running
-}
-
-fn end(running: Running) {
-    running.signal(Signal::Term);
-    running.wait(SOON).assert_code(0);
-}
-
-fn acknowledged(broker: &Mosquitto) -> usize {
-    broker
-        .log()
-        .matches("Received PUBACK from flow-numbers-")
-        .count()
-}
-
 /// How often each number is stored.
 fn stored(test: &FlowTest) -> BTreeMap<u64, usize> {
     let mut counts = BTreeMap::new();
@@ -59,10 +41,6 @@ fn stored(test: &FlowTest) -> BTreeMap<u64, usize> {
 
 fn once_each(numbers: std::ops::Range<u64>) -> BTreeMap<u64, usize> {
     numbers.map(|n| (n, 1)).collect()
-}
-
-fn payloads(numbers: std::ops::Range<u64>) -> Vec<String> {
-    numbers.map(|n| json!({ "n": n }).to_string()).collect()
 }
 
 /// A group of processes that may have so much memory together.
