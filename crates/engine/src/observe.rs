@@ -2,7 +2,6 @@
 
 mod inbox;
 pub(crate) mod repeats;
-mod service;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,11 +12,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::delivery::Outcome;
-use wiredflow_scale::profile::{Clocks, Seconds, ServiceTime, StageProfile};
+use wiredflow_scale::histogram::Histogram;
+use wiredflow_scale::profile::{Clocks, Seconds, Spread, StageProfile};
 
 use crate::clock::Clock;
-
-use service::ServiceTimes;
 
 pub use inbox::{InboxMeter, InboxReport};
 
@@ -107,7 +105,7 @@ pub struct StageMeter {
     records_skipped: AtomicU64,
     /// Batches that wait before the stage.
     pub queued: AtomicUsize,
-    service: Mutex<ServiceTimes>,
+    service: Mutex<Histogram>,
 }
 
 impl StageMeter {
@@ -153,10 +151,10 @@ impl StageMeter {
 
     /// Notes the time of one attempt.
     pub fn served(&self, time: Duration) {
-        self.times().note(time);
+        self.times().note_time(time);
     }
 
-    fn times(&self) -> MutexGuard<'_, ServiceTimes> {
+    fn times(&self) -> MutexGuard<'_, Histogram> {
         self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -168,7 +166,7 @@ impl StageMeter {
             wall += elapsed;
         }
         let seconds = Seconds::new(wall, &clocks);
-        let service_ms = ServiceTime::from_micros(&self.times().histogram());
+        let service_ms = Spread::of(&self.times(), 1e-3);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StageProfile {
             pipeline: self.pipeline.to_string(),
@@ -187,6 +185,7 @@ impl StageMeter {
             service_ms,
             queue_before: self.queued.load(Ordering::Relaxed) as f64,
             utilisation: seconds.utilisation(),
+            ..StageProfile::default()
         }
     }
 }

@@ -1,3 +1,6 @@
 //! What is measured of a flow, and (later) what to do about it. Pure: no clock, no network.
 
+pub mod bottleneck;
+pub mod figures;
+pub mod histogram;
 pub mod profile;
