@@ -6,6 +6,7 @@
 //! ```
 
 mod book;
+mod doubts;
 mod ending;
 mod first_round;
 mod inbox;
@@ -38,9 +39,10 @@ use crate::observe::repeats::Repeats;
 use crate::observe::{FlowMeter, InboxMeter, PipelineSign};
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
 use crate::state::{Past, State};
-use crate::storages::{Entrusted, Left, StorageHandles, Writers};
+use crate::storages::{Entrusted, StorageHandles, Writers};
 use crate::tasks::Tasks;
 
+use doubts::Doubts;
 use first_round::FirstRound;
 use ledger::Ledger;
 use replay::Desk;
@@ -100,6 +102,7 @@ pub struct Running {
     supervisors: Tasks,
     state: State,
     writers: Writers,
+    doubts: Doubts,
     stopper: Stopper,
     /// How long a run that ends by itself may stand still.
     patience: Duration,
@@ -134,13 +137,10 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
     let clock = options.clock.clone();
     let (state, opening) = State::open(&state_folder, &plan.name, clock.now())?;
     tell_opening(&opening);
-    let left = match (&opening.crash, opening.past) {
-        (None, Past::None | Past::Found) => Left::InOrder,
-        (Some(_), _) | (_, Past::Lost(_)) => Left::Unknown,
-    };
+    let doubts = Doubts::new(&opening, &plan.storages);
     let storages = plan.storages.iter().map(|storage: &StoragePlan| Entrusted {
         name: &storage.name,
-        opener: storage.open.opener(left, Some(state.handle())),
+        opener: doubts.opener(storage, state.handle()),
     });
     let (writers, handles) = Writers::start(storages)?;
     let ahead = pipelines
@@ -245,6 +245,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         supervisors,
         state,
         writers,
+        doubts,
         stopper: Stopper::new(stopping),
         patience: options.limit.unwrap_or_default().max(ending::STANDSTILL),
     })

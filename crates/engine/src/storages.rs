@@ -102,7 +102,17 @@ impl OpenStorage {
     /// Opens it, on its writer thread: as its files were left, until that has worked, and after that, which is
     /// after an error, as this process has left them. `state` remembers how far they are committed.
     pub fn opener(&self, left: Left, state: Option<StateHandle>) -> StorageOpener {
-        let (open, opened) = (Arc::clone(&self.open), AtomicBool::new(false));
+        self.opener_that_tells(left, state, Arc::default())
+    }
+
+    /// The same; once that has worked, `opened` is true.
+    pub(crate) fn opener_that_tells(
+        &self,
+        left: Left,
+        state: Option<StateHandle>,
+        opened: Arc<AtomicBool>,
+    ) -> StorageOpener {
+        let open = Arc::clone(&self.open);
         Arc::new(move || {
             let left = match opened.load(Ordering::Relaxed) {
                 true => Left::Here,

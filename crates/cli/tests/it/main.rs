@@ -23,6 +23,7 @@ mod mqtt;
 mod numbers;
 mod outbox;
 mod own_tests;
+mod paging;
 mod peers;
 mod reload;
 mod replay;

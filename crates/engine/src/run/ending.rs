@@ -146,7 +146,16 @@ impl Running {
         };
         // First: the state keeps how far the storages' files are committed.
         self.writers.close().await;
-        if let Err(error) = self.state.close(outcome, shared.clock.now()).await {
+        // Without it the end must not look like one in order.
+        let closed = match self.doubts.changed() {
+            None => Ok(()),
+            Some(in_doubt) => self.state.handle().keep_in_doubt(in_doubt).await,
+        };
+        let closed = match closed {
+            Ok(()) => self.state.close(outcome, shared.clock.now()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = closed {
             tracing::error!("the state was not closed in order: {error}");
         }
         Ended { report, at_once }

@@ -20,6 +20,7 @@
 mod changes;
 mod cursors;
 mod dead_letters;
+mod doubt;
 mod failure;
 mod files;
 mod inbox;

@@ -1,6 +1,7 @@
 //! What happens when a flow starts: the folder is taken, the file made or migrated, and the traces of
 //! an earlier crash are found.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use wiredflow_core::Result;
 
+use super::doubt;
 use super::failure::Failure;
 use super::lock::{FolderLock, create_folder};
 use super::runs::INTERRUPTED;
@@ -24,6 +26,8 @@ pub struct Opening {
     pub past: Past,
     /// The last start, when it ended without a word: a crash, a kill or a power cut.
     pub crash: Option<Crash>,
+    /// Storages that a crash before may have torn, and that no start since has opened.
+    pub in_doubt: BTreeSet<String>,
     /// The version that the file had, when it was migrated to a newer one.
     pub migrated_from: Option<usize>,
 }
@@ -69,6 +73,7 @@ pub(super) fn open(folder: &Path, flow: &str, now: Timestamp) -> Result<(State, 
     schema::migrate(&mut connection, had, MIGRATIONS).map_err(told)?;
     let (session, crash) = begin_session(&mut connection, flow, now).map_err(told)?;
     let last_run = newest_run(&connection).map_err(told)?;
+    let in_doubt = doubt::read(&connection).map_err(told)?;
 
     let past = match (file, lock.state_since()) {
         (FileState::Version(_), _) => Past::Found,
@@ -89,6 +94,7 @@ pub(super) fn open(folder: &Path, flow: &str, now: Timestamp) -> Result<(State, 
     let opening = Opening {
         past,
         crash,
+        in_doubt,
         migrated_from: Some(had).filter(|had| (1..MIGRATIONS.len()).contains(had)),
     };
     Ok((state, opening))

@@ -1,5 +1,6 @@
 //! Flows that are dropped, and runs that nobody has ended.
 
+use std::io::Write;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
@@ -110,4 +111,43 @@ fn f5_work_that_an_end_drops_is_counted_and_not_acknowledged() {
     free.store(true, Ordering::Relaxed);
     assert_eq!(ended.report.pipelines["p"].deliveries.unfinished, 7);
     assert!(feed.ended_as(Outcome::Committed).is_empty());
+}
+
+#[test]
+fn what_a_crash_has_torn_is_taken_back_though_only_other_pipelines_have_run_since() {
+    let bench = Bench::new().with("one", |_| Ok(json!({"n": 1})));
+    let text = "pipelines: {a: {once: true, stages: [{core_logic: {rust: one}}, {store: {jsonl: {}}}]}, \
+                b: {once: true, stages: [{core_logic: {rust: one}}, {store: {jsonl: {}}}]}}";
+    assert!(bench.run(text).ok);
+    bench.start(text).abandon();
+    let path = bench.folder().join("data/jsonl_in_b.jsonl");
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap();
+    file.write_all(b"{\"n\": 1, \"to").unwrap();
+    drop(file);
+    let only_a = RunOptions {
+        pipelines: vec!["a".to_owned()],
+        ..RunOptions::default()
+    };
+    let read = || std::fs::read_to_string(&path).unwrap();
+    for _ in 0..2 {
+        assert!(bench.run_with(text, &only_a).ok);
+        assert!(read().ends_with("to"), "nobody has opened it");
+    }
+    assert!(bench.run(text).ok);
+    let rows = read();
+    assert!(rows.lines().count() >= 2, "{rows}");
+    for row in rows.lines() {
+        assert_eq!(row, "{\"n\":1}");
+    }
+    // From here on what is found is another's, and whole.
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap();
+    file.write_all(b"{\"n\":2}\n").unwrap();
+    assert!(bench.run(text).ok);
+    assert!(read().contains("{\"n\":2}\n{\"n\":1}\n"), "{}", read());
 }
