@@ -1,4 +1,4 @@
-//! What is measured of a flow, and (later) what to do about it. Pure: no clock, no network.
+//! What is measured of a flow, what limits it, and (later) what to do about it. Pure: no clock, no network.
 
 pub mod bottleneck;
 pub mod figures;

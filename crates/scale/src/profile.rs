@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wiredflow_core::charge::Activity;
 
-use crate::bottleneck::Bottleneck;
+use crate::bottleneck::{self, Bottleneck};
 use crate::figures::{FlowFigures, HostFigures, PipelineFigures, StageFigures, Trigger};
 use crate::histogram::Histogram;
 
@@ -167,8 +167,8 @@ pub struct PipelineProfile {
 }
 
 impl Profile {
-    /// What was measured between two looks at the same run; without an earlier one, since the start. Figures of a
-    /// stage or pipeline that `before` does not know begin at 0.
+    /// What was measured between two looks at the same run, and what limited the flow in that time; without an earlier
+    /// look, since the start. Figures of a stage or pipeline that `before` does not know begin at 0.
     pub fn between(before: Option<&FlowFigures>, now: &FlowFigures) -> Self {
         let nothing = FlowFigures::default();
         let before = before.unwrap_or(&nothing);
@@ -194,13 +194,17 @@ impl Profile {
             let then = known.find(|known| known.pipeline == pipeline.pipeline);
             PipelineProfile::between(then, pipeline, seconds)
         });
-        Self {
+        let profile = Self {
             flow: now.flow.clone(),
             seconds,
             host: Host::between(&before.host, &now.host, seconds),
             stages: stages.collect(),
             pipelines: pipelines.collect(),
             bottleneck: None,
+        };
+        Self {
+            bottleneck: bottleneck::find(&profile),
+            ..profile
         }
     }
 }
