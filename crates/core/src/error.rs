@@ -52,6 +52,7 @@ struct Details {
     trace: Option<String>,
     retry_after: Option<Duration>,
     record: Option<usize>,
+    is_limit: bool,
 }
 
 impl Error {
@@ -98,6 +99,13 @@ impl Error {
         self
     }
 
+    /// Says that the peer would answer, were it asked less often: 429, or `Retry-After`.
+    #[must_use]
+    pub fn as_limit(mut self) -> Self {
+        self.details_mut().is_limit = true;
+        self
+    }
+
     /// Names the one record (its index in the batch) that could not be handled, so that the engine
     /// can set it aside and go on with the others. No record of the batch may have been handled.
     #[must_use]
@@ -135,6 +143,13 @@ impl Error {
     /// The message for people.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// Whether the peer would answer, were it asked less often.
+    pub fn is_limit(&self) -> bool {
+        self.details
+            .as_ref()
+            .is_some_and(|details| details.is_limit)
     }
 
     /// The trace of the user's code, if there is one.

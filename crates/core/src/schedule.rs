@@ -154,6 +154,24 @@ impl Schedule {
         }
     }
 
+    /// Seconds from one tick to the next: the mean of the next ten gaps after `now`, for one that is no fixed grid.
+    /// None where it ticks once.
+    #[must_use]
+    pub fn mean_period(&self, now: Timestamp) -> Option<f64> {
+        if let Kind::Every(period) = &self.0 {
+            return Some(period.as_secs_f64());
+        }
+        let first = self.next_after(now, now)?;
+        let (mut last, mut gaps) = (first, 0);
+        while gaps < 10
+            && let Some(next) = self.next_after(now, last)
+        {
+            (last, gaps) = (next, gaps + 1);
+        }
+        let seconds = last.duration_since(first).as_secs_f64();
+        (gaps > 0).then(|| seconds / f64::from(gaps))
+    }
+
     /// The first tick strictly later than `after`; None when there is none (`once`, an `at` that has passed, or the end
     /// of the calendar).
     ///

@@ -29,14 +29,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use wiredflow_core::{Error, Result};
+use wiredflow_scale::figures::Trigger;
 
 use crate::catalogue::Work;
 use crate::clock::{Clock, Dice};
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
 use crate::observe::repeats::Repeats;
-use crate::observe::{FlowMeter, InboxMeter, PipelineSign};
+use crate::observe::{FlowMeter, InboxMeter, PipelineSign, StageSign};
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
 use crate::state::{Past, State};
 use crate::storages::{Entrusted, StorageHandles, Writers};
@@ -153,10 +155,11 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         true => (pipelines, Vec::new()),
         false => inbox::part_all(pipelines, &handle, options.inbox, &clock),
     };
-    let signs = pipelines.iter().map(|pipeline| sign(pipeline, None));
+    let now = clock.now();
+    let signs = pipelines.iter().map(|pipeline| sign(pipeline, None, now));
     let received = receiving
         .iter()
-        .map(|part| sign(&part.plan, Some(Arc::clone(&part.inbox.meter))));
+        .map(|part| sign(&part.plan, Some(Arc::clone(&part.inbox.meter)), now));
     let signs: Vec<PipelineSign> = signs.chain(received).collect();
     let stopping = Stopping::new();
     let tasks = Tasks::default();
@@ -252,16 +255,28 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
 }
 
 /// What is measured of a pipeline.
-fn sign(pipeline: &PipelinePlan, receives_into: Option<Arc<InboxMeter>>) -> PipelineSign {
-    let stage = |stage: &StagePlan| {
-        (
-            Arc::clone(&stage.name),
-            stage.kind.clone(),
-            stage.policy.parallel,
-        )
+fn sign(
+    pipeline: &PipelinePlan,
+    receives_into: Option<Arc<InboxMeter>>,
+    now: Timestamp,
+) -> PipelineSign {
+    let stage = |stage: &StagePlan| StageSign {
+        name: Arc::clone(&stage.name),
+        kind: stage.kind.clone(),
+        replicas: stage.policy.parallel,
+        queue_room: port::QUEUE,
+        rate_limit: stage.policy.rate_limit,
+    };
+    let trigger = match &pipeline.trigger {
+        TriggerPlan::Schedule(schedule, _) => Trigger::Schedule {
+            period_seconds: schedule.mean_period(now),
+        },
+        TriggerPlan::Once => Trigger::Once,
+        TriggerPlan::Source { .. } => Trigger::Stream,
     };
     PipelineSign {
         name: Arc::clone(&pipeline.name),
+        trigger,
         stages: pipeline.stages.iter().map(stage).collect(),
         receives_into,
     }

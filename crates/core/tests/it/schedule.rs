@@ -293,3 +293,19 @@ fn jitter_spreads_and_none_moves_nothing() {
     );
     assert_eq!(jittered(Timestamp::MAX, Duration::MAX, rng), Timestamp::MAX);
 }
+
+#[test]
+fn the_mean_period_is_that_of_the_grid_or_of_the_next_ticks() {
+    let now = time("2026-01-01T00:00:03Z");
+    assert_eq!(
+        Schedule::every(millis(250)).unwrap().mean_period(now),
+        Some(0.25)
+    );
+    let cron = |text| Schedule::cron(text, "UTC").unwrap().mean_period(now);
+    assert_eq!(cron("*/5 * * * *"), Some(300.0));
+    assert_eq!(cron("0 6 * * *"), Some(86_400.0));
+    assert_eq!(
+        Schedule::at(time("2026-01-02T00:00:00Z")).mean_period(now),
+        None
+    );
+}

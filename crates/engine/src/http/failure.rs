@@ -49,7 +49,8 @@ pub(crate) fn refused(
     }
     let error = Error::new(kind, message);
     match retry_after(headers, now) {
-        Some(wait) if kind == ErrorKind::Remote => error.with_retry_after(wait),
+        Some(wait) if kind == ErrorKind::Remote => error.with_retry_after(wait).as_limit(),
+        _ if status.as_u16() == 429 => error.as_limit(),
         _ => error,
     }
 }

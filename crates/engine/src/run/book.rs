@@ -73,12 +73,14 @@ impl Book {
     /// next await, so that none can be forgotten.
     pub(crate) fn opened(&self, number: usize) {
         self.open.fetch_add(number, Ordering::AcqRel);
+        self.meter.begins(number);
     }
 
     /// The token of a new scheduled delivery, with its row in the history.
     pub(crate) fn token(&self, run: StartedRun) -> Token {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.runs().insert(id, RunOf { run, overdue: None });
+        self.meter.run_begins(id);
         Token { epoch: 0, id }
     }
 
@@ -155,6 +157,7 @@ impl Book {
         let Some(run) = self.runs().remove(&settled.token.id) else {
             return settled.outcome;
         };
+        self.meter.run_ends(settled.token.id);
         if let (Outcome::Lost, Some(reason)) = (settled.outcome, run.overdue) {
             settled.outcome = Outcome::Failed;
             settled.reason = Some(reason);
@@ -181,6 +184,7 @@ impl Settle for Book {
         if !self.any_settled.swap(true, Ordering::AcqRel) {
             self.shared.first_round.one_is_through(&self.pipeline);
         }
+        self.meter.ends(number);
         self.open.fetch_sub(number, Ordering::AcqRel);
         self.changed.notify_waiters();
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use wiredflow_scale::figures::FlowFigures;
 
 use crate::observe::RunReport;
 use crate::state::SessionOutcome;
@@ -82,6 +83,11 @@ impl Figures {
         shared.map_or(0, |shared| shared.meters.moved())
     }
 
+    /// All figures since the start, for a profile; none after the end.
+    pub fn figures(&self) -> Option<FlowFigures> {
+        self.0.upgrade().map(|shared| shared.meters.figures())
+    }
+
     /// The figures now; none after the end.
     pub fn snapshot(&self) -> Option<RunReport> {
         self.0.upgrade().map(|shared| shared.report())
@@ -101,6 +107,11 @@ impl Running {
     /// The figures now.
     pub fn snapshot(&self) -> RunReport {
         self.shared.report()
+    }
+
+    /// All figures since the start, for a profile.
+    pub fn all_figures(&self) -> FlowFigures {
+        self.shared.meters.figures()
     }
 
     /// What reads the figures while the end is awaited.

@@ -85,7 +85,7 @@ impl Exit {
             To::Call(queue) => (queue, None),
             To::Next(queue, next) => {
                 self.count(&parcel);
-                (queue, Some(Waiting::new(&next.queued)))
+                (queue, Some(next.queue.arrives()))
             }
             To::Nowhere => {
                 self.count(&parcel);
@@ -127,30 +127,23 @@ impl Exit {
     }
 }
 
-/// One batch more before a stage; one less again when it is dropped on the way.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(queued: &'a AtomicUsize) -> Self {
-        queued.fetch_add(1, Ordering::Relaxed);
-        Self(queued)
-    }
-
-    fn stays(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A counted way into the first stage's queue, for triggers.
-pub(crate) async fn feed(queue: &mpsc::Sender<Parcel>, queued: &AtomicUsize, parcel: Parcel) {
-    let waiting = Waiting::new(queued);
-    if queue.send(parcel).await.is_ok() {
+/// A counted way into a stage's queue, for what starts deliveries. `held_by` is told how long it waits there.
+pub(crate) async fn feed(
+    queue: &mpsc::Sender<Parcel>,
+    meter: &StageMeter,
+    held_by: Option<&PipelineMeter>,
+    parcel: Parcel,
+) {
+    let waiting = meter.queue.arrives();
+    let sent = match queue.try_send(parcel) {
+        Ok(()) => true,
+        Err(mpsc::error::TrySendError::Closed(_)) => false,
+        Err(mpsc::error::TrySendError::Full(parcel)) => {
+            let _held = held_by.map(PipelineMeter::held);
+            queue.send(parcel).await.is_ok()
+        }
+    };
+    if sent {
         waiting.stays();
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::sync::{Mutex, mpsc};
 use wiredflow_core::Batch;
@@ -91,36 +90,36 @@ impl Intake {
     }
 
     async fn next_of(&self, state: &mut State) -> Option<Parcel> {
-        match state.ready.pop_front() {
-            Some(parcel) => Some(parcel),
-            None => self.refill(state).await,
-        }
+        let parcel = match state.ready.pop_front() {
+            Some(parcel) => parcel,
+            None => self.refill(state).await?,
+        };
+        self.meter.queue.taken();
+        Some(parcel)
     }
 
     async fn refill(&self, state: &mut State) -> Option<Parcel> {
         let first = match state.left.take() {
             Some(left) => left,
-            None => self.receive(&mut state.queue).await?,
+            None => state.queue.recv().await?,
         };
         let Some(grouping) = &self.grouping else {
             if self.many_deliveries || first.lineage.deliveries() <= 1 {
                 return Some(first);
             }
-            state.ready.extend(first.split_by_delivery());
-            return state.ready.pop_front();
+            return self.is_ready(state, 1, first.split_by_delivery());
         };
         if is_replay(&first) {
             // It is called as it was, in nobody's company.
-            state.ready.extend(chunks(first, grouping.max));
-            return state.ready.pop_front();
+            return self.is_ready(state, 1, chunks(first, grouping.max));
         }
         let until = self.clock.monotonic() + grouping.within;
-        let mut group = first;
+        let (mut group, mut parcels) = (first, 1);
         // Deliveries are counted too: they may be empty, and there must be an end to what is held.
         while group.batch.len() < grouping.max && group.lineage.deliveries() <= grouping.max {
             let next = tokio::select! {
                 biased;
-                next = self.receive(&mut state.queue) => next,
+                next = state.queue.recv() => next,
                 () = self.clock.sleep_until(until) => None,
             };
             let Some(next) = next else { break };
@@ -130,15 +129,22 @@ impl Intake {
                 break;
             }
             group.join(next);
+            parcels += 1;
         }
-        state.ready.extend(chunks(group, grouping.max));
-        state.ready.pop_front()
+        self.is_ready(state, parcels, chunks(group, grouping.max))
     }
 
-    async fn receive(&self, queue: &mut mpsc::Receiver<Parcel>) -> Option<Parcel> {
-        let parcel = queue.recv().await?;
-        self.meter.queued.fetch_sub(1, Ordering::Relaxed);
-        Some(parcel)
+    /// So many parcels of the queue have become these; the first of them.
+    fn is_ready(&self, state: &mut State, from: usize, parts: Vec<Parcel>) -> Option<Parcel> {
+        self.meter.queue.regrouped(from, parts.len());
+        state.ready.extend(parts);
+        state.ready.pop_front()
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.meter.queue.gone();
     }
 }
 

@@ -266,7 +266,7 @@ async fn feed_one(
                 // What waits to enter is dropped with what is in the queue, and stays asked for.
                 () = doors.stopping.failed() => {}
                 () = doors.stopping.intake_over() => {}
-                () = feed(&queue, &door.meter.queued, *parcel) => {}
+                () = feed(&queue, &door.meter, None, *parcel) => {}
             }
         }
     }

@@ -76,7 +76,7 @@ pub(crate) async fn take_in(
             biased;
             // The queue may be full for good; what waits to enter it is dropped as what is in it.
             () = stopping.failed() => return Ok(()),
-            () = feed(&queue, &pipeline.first_stage.queued, parcel) => {}
+            () = feed(&queue, &pipeline.first_stage, Some(&pipeline.meter), parcel) => {}
         }
     }
 }

@@ -106,8 +106,7 @@ impl StageRun {
                 break;
             };
             charge.enter(Activity::Overhead);
-            let records = parcel.batch.len() as u64;
-            self.meter.records_in.fetch_add(records, Ordering::Relaxed);
+            self.meter.takes(parcel.batch.len());
             let parts = match &self.outbox {
                 // A replay's place is among the letters that are asked for.
                 Some(outbox) if !self.is_over() && !is_replay(&parcel) => {
@@ -166,9 +165,8 @@ impl StageRun {
             && let Some(parts) = from_before.next(together).await?
         {
             charge.enter(Activity::Overhead);
-            let records: usize = parts.iter().map(|part| part.parcel.batch.len()).sum();
-            let records_in = &self.meter.records_in;
-            records_in.fetch_add(records as u64, Ordering::Relaxed);
+            let records = parts.iter().map(|part| part.parcel.batch.len());
+            self.meter.takes(records.sum());
             self.work_off(parts, exit, charge).await;
             charge.enter(Activity::External);
         }
@@ -359,6 +357,9 @@ impl StageRun {
                 Err(error) => error.map_text(|text| self.shared().scrubber.scrub(text)),
             };
             self.meter.errors.fetch_add(1, Ordering::Relaxed);
+            if error.is_limit() {
+                self.meter.limited.fetch_add(1, Ordering::Relaxed);
+            }
             let (policy, dice) = (&self.plan.policy, &self.shared().dice);
             let verdict = policy::judge(&error, attempt, called.emitted, policy, dice);
             let Verdict::Again(wait) = verdict else {

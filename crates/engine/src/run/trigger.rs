@@ -165,7 +165,7 @@ impl Trigger {
             biased;
             // The queue may be full for good; what waits to enter it is dropped as what is in it.
             () = self.pipeline.stopping.failed() => {}
-            () = feed(&self.queue, &self.pipeline.first_stage.queued, parcel) => {}
+            () = feed(&self.queue, &self.pipeline.first_stage, Some(&self.pipeline.meter), parcel) => {}
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 mod drops;
 mod ends;
 mod failures;
+mod figures;
 mod inbox;
 mod quick;
 mod schedules;

@@ -57,6 +57,7 @@ impl StageRun {
         };
         self.meter.calls.fetch_add(1, Ordering::Relaxed);
         let started = self.shared().clock.monotonic();
+        let calling = charge.calling();
         charge.enter(match self.plan.work {
             Work::Peer | Work::PeerSink | Work::Sink => Activity::External,
             Work::Function | Work::Records => Activity::Compute,
@@ -81,6 +82,7 @@ impl StageRun {
             }
         };
         charge.enter(Activity::Overhead);
+        drop(calling);
         self.meter.served(self.shared().clock.monotonic() - started);
         let cut_short = result.is_none();
         let mut result = match result {

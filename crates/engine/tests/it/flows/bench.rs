@@ -20,6 +20,7 @@ use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, TriggerPlan};
 use wiredflow_engine::run::{Ended, RunOptions, Running, start};
 use wiredflow_engine::state::{Selection, StateReader, StoredDeadLetter, StoredRun};
+use wiredflow_scale::figures::FlowFigures;
 use wiredflow_testkit::wait_until;
 
 /// No test waits longer for anything: the machine may be busy.
@@ -211,6 +212,16 @@ impl Started {
     #[track_caller]
     pub(crate) fn until(&self, condition: impl Fn(&RunReport) -> bool) {
         wait_until(PATIENCE, || condition(&self.report()));
+    }
+
+    pub(crate) fn figures(&self) -> FlowFigures {
+        self.running.as_ref().unwrap().all_figures()
+    }
+
+    /// Waits until what is counted is as wanted.
+    #[track_caller]
+    pub(crate) fn until_figures(&self, condition: impl Fn(&FlowFigures) -> bool) {
+        wait_until(PATIENCE, || condition(&self.figures()));
     }
 
     /// Ends intake.

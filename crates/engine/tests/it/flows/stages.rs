@@ -267,7 +267,7 @@ fn burn(time: Duration) {
 }
 
 #[track_caller]
-fn check_sum(name: &str, seconds: &Seconds) {
+pub(super) fn check_sum(name: &str, seconds: &Seconds) {
     let sum = seconds.compute
         + seconds.external
         + seconds.blocked

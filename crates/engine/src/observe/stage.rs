@@ -1,0 +1,161 @@
+//! The figures of a stage.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use wiredflow_scale::figures::StageFigures;
+use wiredflow_scale::histogram::Histogram;
+use wiredflow_scale::profile::{Clocks, Seconds};
+
+use crate::clock::Clock;
+
+use super::StageSign;
+use super::queue::QueueMeter;
+use super::replica::ReplicaClock;
+
+/// The figures of one stage.
+#[derive(Debug)]
+pub struct StageMeter {
+    pipeline: Arc<str>,
+    stage: Arc<str>,
+    kind: String,
+    /// One for each call that can run at once.
+    pub replicas: Vec<Arc<ReplicaClock>>,
+    /// Attempts.
+    pub calls: AtomicU64,
+    /// Records that came in.
+    pub records_in: AtomicU64,
+    /// Records that were handed on.
+    pub records_out: AtomicU64,
+    /// Attempts that failed.
+    pub errors: AtomicU64,
+    /// Attempts after the first.
+    pub retries: AtomicU64,
+    /// Records that had nothing for the stage.
+    records_skipped: AtomicU64,
+    /// Attempts that a limit of the peer has ended.
+    pub limited: AtomicU64,
+    /// What waits before the stage.
+    pub queue: QueueMeter,
+    queue_room: usize,
+    rate_limit: Option<f64>,
+    spread: Mutex<Spreads>,
+}
+
+/// What varies from call to call.
+#[derive(Debug, Default)]
+struct Spreads {
+    /// Times of attempts.
+    service: Histogram,
+    /// Records in a batch.
+    batch: Histogram,
+}
+
+impl StageMeter {
+    pub(super) fn new(pipeline: &Arc<str>, sign: &StageSign, clock: &Clock) -> Self {
+        Self {
+            pipeline: Arc::clone(pipeline),
+            stage: Arc::clone(&sign.name),
+            kind: sign.kind.clone(),
+            replicas: (0..sign.replicas)
+                .map(|_| Arc::new(ReplicaClock::start(clock)))
+                .collect(),
+            calls: AtomicU64::new(0),
+            records_in: AtomicU64::new(0),
+            records_out: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            records_skipped: AtomicU64::new(0),
+            limited: AtomicU64::new(0),
+            queue: QueueMeter::new(clock),
+            queue_room: sign.queue_room,
+            rate_limit: sign.rate_limit,
+            spread: Mutex::default(),
+        }
+    }
+
+    /// Counts a batch that is taken.
+    pub fn takes(&self, records: usize) {
+        self.records_in.fetch_add(records as u64, Ordering::Relaxed);
+        self.spreads().batch.note(records as u64);
+    }
+
+    /// Counts records that had nothing for the stage; says why of the first.
+    pub fn passed_over(&self, records: usize, why: &str) {
+        if self
+            .records_skipped
+            .fetch_add(records as u64, Ordering::Relaxed)
+            == 0
+        {
+            tracing::warn!(
+                pipeline = %self.pipeline,
+                stage = %self.stage,
+                "{why}: it is passed over, and so are others like it, which are counted as skipped",
+            );
+        }
+    }
+
+    /// Notes the time of one attempt.
+    pub fn served(&self, time: Duration) {
+        self.spreads().service.note_time(time);
+    }
+
+    pub(super) fn records_skipped(&self) -> u64 {
+        self.records_skipped.load(Ordering::Relaxed)
+    }
+
+    fn spreads(&self) -> MutexGuard<'_, Spreads> {
+        self.spread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn figures(&self) -> StageFigures {
+        let (mut clocks, mut wall) = (Clocks::default(), Duration::ZERO);
+        let (mut in_flight, mut oldest) = (0, Duration::ZERO);
+        for replica in &self.replicas {
+            let (times, elapsed) = replica.measure();
+            clocks.merge(&times);
+            wall += elapsed;
+            if let Some(age) = replica.call_age() {
+                in_flight += 1;
+                oldest = oldest.max(age);
+            }
+        }
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (service, batch) = {
+            let spreads = self.spreads();
+            (spreads.service.clone(), spreads.batch.clone())
+        };
+        let queue = self.queue.figures();
+        StageFigures {
+            pipeline: self.pipeline.to_string(),
+            stage: self.stage.to_string(),
+            kind: self.kind.clone(),
+            place: "local".to_owned(),
+            replicas: self.replicas.len(),
+            processes: 0,
+            rate_limit: self.rate_limit,
+            calls: count(&self.calls),
+            records_in: count(&self.records_in),
+            records_out: count(&self.records_out),
+            bytes_in: None,
+            bytes_out: None,
+            errors: count(&self.errors),
+            retries: count(&self.retries),
+            limited: count(&self.limited),
+            seconds: Seconds::new(wall, &clocks),
+            cpu_seconds: 0.0,
+            run_delay_seconds: 0.0,
+            service,
+            batch,
+            queue_wait: queue.waits,
+            queue_seconds: queue.waited.as_secs_f64(),
+            queued: queue.queued,
+            queue_room: self.queue_room,
+            in_flight,
+            oldest_call_seconds: oldest.as_secs_f64(),
+            hottest_key: None,
+            memory_bytes: None,
+        }
+    }
+}
