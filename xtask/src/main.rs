@@ -1,4 +1,4 @@
-//! The project's own tool: `cargo xtask ci | deny | tidy | docs | bench | soak`.
+//! The project's own tool: `cargo xtask ci | deny | tidy | docs | bench | planted | soak`.
 //!
 //! A rule that matters is a check here or a lint, and `cargo xtask ci` runs them all, the same on a
 //! developer's machine as anywhere else.
@@ -14,6 +14,7 @@ mod ci;
 mod deny;
 mod docs;
 mod metadata;
+mod planted;
 mod soak;
 mod spdx;
 mod tidy;
@@ -32,6 +33,8 @@ usage: cargo xtask VERB
   tidy                  the rules of the architecture that are checks of our own
   docs [--check]        writes the documents that are made from the program, or compares them
   soak [--minutes N]    the long forms of the proofs of docs/guarantees.md
+  planted [--seed N] [--count N]
+                        flows with a bottleneck that is known: whether `profile` finds it
   bench                 the measurements of BENCHMARKS.md
 ";
 
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         ["docs", "--check"] => docs::check(),
         ["soak", rest @ ..] => soak::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
+        ["planted", rest @ ..] => planted::run(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

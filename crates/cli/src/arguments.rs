@@ -10,7 +10,7 @@ use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
 pub(crate) const NOT_BUILT_YET: &[&str] = &[
-    "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
+    "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
     "pause", "resume", "trigger", "remotes",
 ];
 
@@ -32,6 +32,7 @@ Examples:
   wiredflow check flow.yaml       all problems of a flow, with their places
   wiredflow test flow.yaml        its own tests: no server, no waiting
   wiredflow run flow.yaml         run it until ^C
+  wiredflow profile flow.yaml     where its time goes, what limits it and why
   wiredflow stages http           what a stage can do, key by key
 
 `wiredflow VERB --help` shows more, with examples."
@@ -94,6 +95,7 @@ pub(crate) enum Verb {
     Run(verbs::run::Run),
     Test(verbs::test::Test),
     Graph(verbs::graph::Graph),
+    Profile(verbs::profile::Profile),
     Runs(verbs::runs::Runs),
     DeadLetters(verbs::dead_letters::DeadLetters),
     Stages(verbs::stages::Stages),
@@ -153,7 +155,7 @@ pub(crate) fn read(
 pub(crate) fn command(linked: Linked) -> clap::Command {
     let mut command = Arguments::command();
     if linked == Linked::None {
-        for verb in ["check", "run", "test", "graph", "runs"] {
+        for verb in ["check", "run", "test", "graph", "profile", "runs"] {
             command = command.mut_subcommand(verb, file_is_required);
         }
         command = command.mut_subcommand("dead-letters", |verb| {

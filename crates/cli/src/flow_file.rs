@@ -11,6 +11,7 @@ use wiredflow_core::node::{Node, Span};
 use wiredflow_core::problem::{Problem, possible};
 use wiredflow_core::{config_reader, yaml};
 use wiredflow_engine::check::{Checked, SystemLookup, check_text};
+use wiredflow_engine::plan::Plan;
 
 use crate::exit::Failure;
 use crate::problems::Source;
@@ -23,6 +24,46 @@ pub(crate) struct Subject {
     pub(crate) source: Source,
     /// What checking gave.
     pub(crate) checked: Checked,
+}
+
+impl Subject {
+    /// The plan, for a verb that runs it, when all problems have been told; none when they are errors. With `json` those
+    /// are one document on standard output.
+    ///
+    /// # Errors
+    /// When standard output takes nothing.
+    pub(crate) fn plan_or_told(&self, tool: &Tool, json: bool) -> Result<Option<&Plan>, Failure> {
+        let (source, problems) = (&self.source, &self.checked.problems);
+        if !problems.is_empty() {
+            let is_over = self.checked.plan.is_none();
+            if !is_over || !json {
+                tool.screen
+                    .tell(&source.report(problems, tool.screen.err().paint));
+            }
+            if is_over && json {
+                tool.print_json(&source.document(problems))?;
+            }
+        }
+        Ok(self.checked.plan.as_ref())
+    }
+}
+
+/// Whether these names are pipelines of the plan.
+///
+/// # Errors
+/// `Wrong` for the first that is none.
+pub(crate) fn check_pipelines(plan: &Plan, wanted: &[String]) -> Result<(), Failure> {
+    let names = || plan.pipelines.iter().map(|pipeline| &*pipeline.name);
+    match wanted
+        .iter()
+        .find(|name| names().all(|known| known != **name))
+    {
+        Some(unknown) => Err(Failure::wrong(format!(
+            "there is no pipeline `{unknown}`: {}",
+            possible(unknown, names())
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Reads and checks the flow of FILE, or the linked one. A file that cannot be read is a problem like others.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::Plan;
-use wiredflow_engine::run::{self, RunOptions};
+use wiredflow_engine::run::{self, Figures, RunOptions};
+use wiredflow_scale::figures::FlowFigures;
 
 use crate::exit::{Exit, Failure};
 use crate::watch::Watch;
@@ -17,11 +18,24 @@ const LAST_MOMENTS: Duration = Duration::from_millis(500);
 /// How long the end at once may take.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
+/// A look at a run.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// How its deliveries do.
+    pub(crate) report: RunReport,
+    /// What reads all that is measured of it.
+    pub(crate) figures: Figures,
+    /// Whether it was told to stop: it only finishes what is in flight.
+    pub(crate) is_stopping: bool,
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub(crate) struct Served {
-    /// The figures.
+    /// How its deliveries did.
     pub(crate) report: RunReport,
+    /// All that was measured of it; with changes of the flow, of the last session.
+    pub(crate) figures: Option<FlowFigures>,
     /// What to tell the shell.
     pub(crate) exit: Exit,
 }
@@ -36,7 +50,7 @@ pub(crate) fn serve(
     plan: &Plan,
     options: &RunOptions,
     every: Option<Duration>,
-    look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
+    look: &mut dyn FnMut(Look) -> ControlFlow<()>,
     watch: Option<&mut Watch<'_>>,
 ) -> Result<Served, Failure> {
     let runtime = runtime()?;
@@ -93,6 +107,7 @@ enum Why {
 #[derive(Debug)]
 struct Session {
     report: Option<RunReport>,
+    figures: Option<FlowFigures>,
     why: Why,
 }
 
@@ -107,7 +122,11 @@ impl Session {
                     (false, true) => Exit::Done,
                     (false, false) => Exit::Failed,
                 };
-                Ok(Served { report, exit })
+                Ok(Served {
+                    report,
+                    figures: self.figures,
+                    exit,
+                })
             }
             None => Err(Failure::Told(
                 Exit::Interrupted,
@@ -122,7 +141,7 @@ async fn session(
     plan: &Plan,
     options: &RunOptions,
     every: Option<Duration>,
-    look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
+    look: &mut dyn FnMut(Look) -> ControlFlow<()>,
     signals: &mut Signals,
     changes: &mut (impl Future<Output = Plan> + Unpin),
 ) -> Result<Session, Failure> {
@@ -148,7 +167,8 @@ async fn session(
         let is_open = !is_stopped;
         tokio::select! {
             ended = &mut ended => {
-                return Ok(Session { report: Some(ended.report), why });
+                let (report, figures) = (Some(ended.report), Some(ended.figures));
+                return Ok(Session { report, figures, why });
             }
             () = signals.next() => {
                 if matches!(why, Why::Signal) {
@@ -169,7 +189,10 @@ async fn session(
                 stopper.stop();
             }
             () = pause => {
-                let goes_on = figures.snapshot().is_none_or(|report| look(report).is_continue());
+                let goes_on = figures.snapshot().is_none_or(|report| {
+                    let figures = figures.clone();
+                    look(Look { report, figures, is_stopping: is_stopped }).is_continue()
+                });
                 if !goes_on && !is_stopped {
                     is_stopped = true;
                     stopper.stop();
@@ -177,15 +200,16 @@ async fn session(
             }
         }
     }
-    let last = figures.snapshot();
+    let last = (figures.snapshot(), figures.figures());
     stopper.stop();
-    let report = tokio::select! {
-        ended = &mut ended => Some(ended.report),
+    let (report, figures) = tokio::select! {
+        ended = &mut ended => (Some(ended.report), Some(ended.figures)),
         () = options.clock.sleep(AT_ONCE) => last,
         () = signals.next() => last,
     };
     Ok(Session {
         report,
+        figures,
         why: Why::AtOnce,
     })
 }
@@ -195,7 +219,7 @@ async fn follow_changes(
     plan: &Plan,
     options: &RunOptions,
     every: Option<Duration>,
-    look: &mut dyn FnMut(RunReport) -> ControlFlow<()>,
+    look: &mut dyn FnMut(Look) -> ControlFlow<()>,
     signals: &mut Signals,
     watch: &mut Watch<'_>,
 ) -> Result<Served, Failure> {
@@ -209,7 +233,12 @@ async fn follow_changes(
     loop {
         options.limit = limit.map(|limit| limit.saturating_sub(clock.monotonic() - begun));
         let played = {
-            let mut look = |report| look(together(before.as_ref(), report));
+            let mut look = |seen: Look| {
+                look(Look {
+                    report: together(before.as_ref(), seen.report),
+                    ..seen
+                })
+            };
             let mut changes = pin!(watch.next(clock));
             session(&plan, &options, every, &mut look, signals, &mut changes).await
         };

@@ -80,6 +80,7 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::Run(run) => run.run(tool),
         Verb::Test(test) => test.run(tool),
         Verb::Graph(graph) => graph.run(tool),
+        Verb::Profile(profile) => profile.run(tool),
         Verb::Runs(runs) => runs.run(tool),
         Verb::DeadLetters(dead_letters) => dead_letters.run(tool),
         Verb::Stages(stages) => stages.run(tool),

@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod mock;
+pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod stages;

@@ -3,4 +3,5 @@
 pub mod bottleneck;
 pub mod figures;
 pub mod histogram;
+pub mod looks;
 pub mod profile;

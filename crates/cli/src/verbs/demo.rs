@@ -19,7 +19,7 @@ use wiredflow_engine::run::RunOptions;
 
 use crate::exit::{Failure, Outcome};
 use crate::problems::Source;
-use crate::service::serve;
+use crate::service::{Look, serve};
 use crate::tool::Tool;
 use showing::Showing;
 
@@ -87,7 +87,7 @@ impl Demo {
         if !is_silent {
             showing.open(language)?;
         }
-        let look = &mut |report| match showing.look(&report) {
+        let look = &mut |seen: Look| match showing.look(&seen.report) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()), // nobody watches any more
         };

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use wiredflow_core::config_reader::not_built_yet;
-use wiredflow_core::problem::possible;
 use wiredflow_core::units::parse_duration;
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, TriggerPlan};
 use wiredflow_engine::run::RunOptions;
 
 use crate::exit::{Exit, Failure, Outcome};
-use crate::service::{Served, serve};
+use crate::service::{Look, Served, serve};
 use crate::tool::Tool;
 use crate::watch::Watch;
 use crate::{flow_file, live};
@@ -85,18 +84,7 @@ impl Run {
             }
         }
         let subject = flow_file::check(tool, self.file.as_deref())?;
-        let (source, problems) = (&subject.source, &subject.checked.problems);
-        if !problems.is_empty() {
-            let is_over = subject.checked.plan.is_none();
-            if !is_over || !self.json {
-                tool.screen
-                    .tell(&source.report(problems, tool.screen.err().paint));
-            }
-            if is_over && self.json {
-                tool.print_json(&source.document(problems))?;
-            }
-        }
-        let Some(plan) = &subject.checked.plan else {
+        let Some(plan) = subject.plan_or_told(tool, self.json)? else {
             return Ok(Exit::Wrong);
         };
         self.fits(plan)?;
@@ -136,17 +124,7 @@ impl Run {
 
     /// Whether the arguments go with the flow.
     fn fits(&self, plan: &Plan) -> Result<(), Failure> {
-        let names = || plan.pipelines.iter().map(|pipeline| &*pipeline.name);
-        if let Some(unknown) = self
-            .pipelines
-            .iter()
-            .find(|name| names().all(|known| known != **name))
-        {
-            let help = possible(unknown, names());
-            return Err(Failure::wrong(format!(
-                "there is no pipeline `{unknown}`: {help}"
-            )));
-        }
+        flow_file::check_pipelines(plan, &self.pipelines)?;
         let mut chosen = plan.pipelines.iter().filter(|pipeline| {
             self.pipelines.is_empty() || self.pipelines.iter().any(|name| **name == *pipeline.name)
         });
@@ -173,7 +151,7 @@ fn follow(
     let err = screen.err();
     let is_live = err.is_terminal && !json && !tool.global.quiet;
     let mut before: Option<RunReport> = None;
-    let look = &mut |report: RunReport| {
+    let look = &mut |Look { report, .. }: Look| {
         if let Some(columns) = err.columns() {
             screen.show(live::lines(&report, before.as_ref(), columns, err.paint));
         }

@@ -9,6 +9,7 @@ const VERBS: &[&[&str]] = &[
     &["init"],
     &["check"],
     &["run"],
+    &["profile"],
     &["runs"],
     &["dead-letters"],
     &["dead-letters", "list"],
@@ -18,7 +19,7 @@ const VERBS: &[&[&str]] = &[
 
 /// The verbs of the interface that are not.
 const LATER: &[&str] = &[
-    "profile", "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
+    "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
     "pause", "resume", "trigger", "remotes",
 ];
 

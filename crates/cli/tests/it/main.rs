@@ -25,6 +25,8 @@ mod outbox;
 mod own_tests;
 mod paging;
 mod peers;
+mod planted;
+mod profile;
 mod reload;
 mod replay;
 mod run;
