@@ -10,8 +10,8 @@ use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
 pub(crate) const NOT_BUILT_YET: &[&str] = &[
-    "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
-    "pause", "resume", "trigger", "remotes",
+    "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs", "pause",
+    "resume", "trigger", "remotes",
 ];
 
 /// Data services from one file: collect, compute, store and send

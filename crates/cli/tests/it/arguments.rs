@@ -19,8 +19,8 @@ const VERBS: &[&[&str]] = &[
 
 /// The verbs of the interface that are not.
 const LATER: &[&str] = &[
-    "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs",
-    "pause", "resume", "trigger", "remotes",
+    "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs", "pause",
+    "resume", "trigger", "remotes",
 ];
 
 #[test]

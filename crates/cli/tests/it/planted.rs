@@ -249,17 +249,28 @@ fn planted_bottlenecks_are_found() {
             (Some(stage), Some(cause)) => format!("{stage}: {cause}"),
             _ => "nothing limits it".to_owned(),
         };
-        let doubt = if verdict.certain { "" } else { " (not certain)" };
+        let doubt = if verdict.certain {
+            ""
+        } else {
+            " (not certain)"
+        };
         tell(&format!("{mark:<11?} {}: {said}{doubt}", case.name));
         if mark != Mark::Right {
             tell(&format!("{}\n{:#}", case.pipelines, verdict.document));
         }
     }
     skipped("planted: a hot key", "`keyed` is not built yet");
-    skipped("planted: memory that is short", "it would take the machine's");
+    skipped(
+        "planted: memory that is short",
+        "it would take the machine's",
+    );
     for (name, range) in [("by hand", 0..by_hand), ("drawn", by_hand..cases.len())] {
         let these = || marks.iter().zip(&cases).enumerate();
-        let these = || these().filter(|(index, _)| range.contains(index)).map(|(_, one)| one);
+        let these = || {
+            these()
+                .filter(|(index, _)| range.contains(index))
+                .map(|(_, one)| one)
+        };
         let limited = || these().filter(|(_, case)| !matches!(case.truth, Truth::Healthy));
         let of = limited().count();
         let stages = limited()
@@ -272,7 +283,13 @@ fn planted_bottlenecks_are_found() {
             "{name}: stage right {stages} of {of}, cause right {causes} of {of}, accused {accused} of {healthy} healthy"
         ));
         assert!(accused == 0, "{accused} healthy flows are accused");
-        assert!(stages as f64 >= STAGES * of as f64, "stages: {stages} of {of}");
-        assert!(causes as f64 >= CAUSES * of as f64, "causes: {causes} of {of}");
+        assert!(
+            stages as f64 >= STAGES * of as f64,
+            "stages: {stages} of {of}"
+        );
+        assert!(
+            causes as f64 >= CAUSES * of as f64,
+            "causes: {causes} of {of}"
+        );
     }
 }

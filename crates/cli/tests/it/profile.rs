@@ -65,14 +65,27 @@ fn the_document_has_what_the_interface_says_and_the_clocks_add_up() {
             "queue_before",
             "utilisation",
         ] {
-            assert!(!stage[key].is_null() || key.starts_with("bytes"), "{key}: {stage}");
+            assert!(
+                !stage[key].is_null() || key.starts_with("bytes"),
+                "{key}: {stage}"
+            );
         }
-        let clocks: f64 = ["compute", "external", "blocked", "starved", "throttled", "overhead"]
-            .iter()
-            .map(|clock| stage["seconds"][clock].as_f64().unwrap())
-            .sum();
+        let clocks: f64 = [
+            "compute",
+            "external",
+            "blocked",
+            "starved",
+            "throttled",
+            "overhead",
+        ]
+        .iter()
+        .map(|clock| stage["seconds"][clock].as_f64().unwrap())
+        .sum();
         let wall = stage["seconds"]["wall"].as_f64().unwrap();
-        assert!((clocks - wall).abs() <= 0.01 * wall, "{clocks} of {wall}: {stage}");
+        assert!(
+            (clocks - wall).abs() <= 0.01 * wall,
+            "{clocks} of {wall}: {stage}"
+        );
     }
     assert_eq!(stages[1]["records_in"], 12);
     let pipeline = &document["pipelines"][0];
@@ -92,11 +105,19 @@ fn without_json_there_are_bars_and_a_verdict_in_words() {
     let ran = chain().run(["profile", "flow.yaml"]);
     ran.assert_code(0);
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    assert!(lines[0].starts_with("STAGE ") && lines[0].ends_with("TIME"), "{}", ran.stdout);
+    assert!(
+        lines[0].starts_with("STAGE ") && lines[0].ends_with("TIME"),
+        "{}",
+        ran.stdout
+    );
     assert!(lines[2].starts_with("numbers / wait"), "{}", ran.stdout);
     assert!(lines[4].starts_with("█ compute"), "{}", ran.stdout);
     for line in ["`numbers` is", "Why:", "What to do:"] {
-        assert!(lines.iter().any(|shown| shown.starts_with(line)), "{line}:\n{}", ran.stdout);
+        assert!(
+            lines.iter().any(|shown| shown.starts_with(line)),
+            "{line}:\n{}",
+            ran.stdout
+        );
     }
     assert!(!ran.stdout.contains('\x1b'), "{}", ran.stdout);
 }
@@ -125,7 +146,10 @@ fn what_keeps_up_has_no_bottleneck() {
 #[test]
 fn a_flow_that_fails_is_told_and_what_was_measured_too() {
     let test = tool();
-    test.file("logic.py", "def one(relevant_info=None, **_):\n    raise ValueError('no way')\n");
+    test.file(
+        "logic.py",
+        "def one(relevant_info=None, **_):\n    raise ValueError('no way')\n",
+    );
     test.file(
         "flow.yaml",
         "pipelines:\n  p:\n    once: true\n    stages:\n      - core_logic: {python: \"logic.py:one\"}\n",

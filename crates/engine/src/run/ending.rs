@@ -97,8 +97,10 @@ impl Figures {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// The figures.
+    /// How its deliveries did.
     pub report: RunReport,
+    /// All figures since the start, for a profile.
+    pub figures: FlowFigures,
     /// Whether it was ended at once, with work in flight.
     pub at_once: bool,
 }
@@ -149,7 +151,7 @@ impl Running {
         shared.desk.close();
         shared.records.finished().await;
         shared.repeats.say();
-        let report = shared.report();
+        let (report, figures) = (shared.report(), shared.meters.figures());
         let outcome = if report.ok {
             SessionOutcome::Ended
         } else {
@@ -169,7 +171,11 @@ impl Running {
         if let Err(error) = closed {
             tracing::error!("the state was not closed in order: {error}");
         }
-        Ended { report, at_once }
+        Ended {
+            report,
+            figures,
+            at_once,
+        }
     }
 
     /// Ends when work in flight is not waited for any longer.

@@ -9,6 +9,10 @@ use crate::table::{Align, Cell, Table};
 
 /// The widest and the narrowest bar.
 const BARS: (usize, usize) = (40, 10);
+/// The width from which on all figures have room beside a bar.
+const WIDE: usize = 72;
+/// The width from which on the time of a call has room.
+const ROOMY: usize = 50;
 /// The width of a page that is no terminal.
 const PAGE: usize = 100;
 
@@ -87,7 +91,7 @@ fn figures(profile: &Profile, columns: Option<usize>, paint: Paint) -> Vec<Strin
     let columns = columns.unwrap_or(PAGE);
     let bar_width = (columns / 3).clamp(BARS.1, BARS.0);
     let room = columns.saturating_sub(bar_width + 2);
-    let rows = stages(profile).lines(Some(room), Paint::Plain);
+    let rows = stages(profile, columns).lines(Some(room), Paint::Plain);
     let widest = rows.iter().map(|row| width(row)).max().unwrap_or_default();
     let mut lines = Vec::new();
     for (index, row) in rows.iter().enumerate() {
@@ -113,7 +117,10 @@ fn figures(profile: &Profile, columns: Option<usize>, paint: Paint) -> Vec<Strin
 }
 
 /// The figures of the stages, without their bars; the order is that of the profile.
-fn stages(profile: &Profile) -> Table {
+fn stages(profile: &Profile, columns: usize) -> Table {
+    let is_wide = columns >= WIDE;
+    let if_roomy = |cell: Cell| if columns >= ROOMY { cell } else { "".into() };
+    let if_wide = |cell: Cell| if is_wide { cell } else { "".into() };
     let mut table = Table::new(&[
         ("STAGE", Align::Left),
         ("CALLS", Align::Right),
@@ -125,9 +132,9 @@ fn stages(profile: &Profile) -> Table {
     for stage in &profile.stages {
         table.row(vec![
             format!("{} / {}", stage.pipeline, stage.stage).into(),
-            Cell::count(stage.calls),
-            rate(stage.records_in.max(stage.records_out), profile.seconds).into(),
-            service(stage).into(),
+            if_wide(Cell::count(stage.calls)),
+            if_wide(rate(stage.records_in.max(stage.records_out), profile.seconds).into()),
+            if_roomy(service(stage).into()),
             format!("{:.1}", stage.queue_before).into(),
             format!("{:.0} %", stage.utilisation * 100.0).into(),
         ]);
@@ -206,7 +213,7 @@ fn legend(columns: usize, paint: Paint) -> String {
 /// The sentence, why it is so, and what to do.
 fn verdict(profile: &Profile, columns: usize, paint: Paint) -> Vec<String> {
     let Some(found) = &profile.bottleneck else {
-        let lines = wrapped(&healthy(profile), "", columns);
+        let lines = wrapped("", &healthy(profile), columns);
         return lines
             .iter()
             .map(|line| paint.with(Ink::Green, line))
@@ -215,7 +222,7 @@ fn verdict(profile: &Profile, columns: usize, paint: Paint) -> Vec<String> {
     let Bottleneck {
         evidence, advice, ..
     } = found;
-    let sentence = wrapped(&found.sentence(), "", columns);
+    let sentence = wrapped("", &found.sentence(), columns);
     let mut lines: Vec<String> = sentence
         .iter()
         .map(|line| paint.with(Ink::Red, line))
@@ -230,7 +237,7 @@ fn verdict(profile: &Profile, columns: usize, paint: Paint) -> Vec<String> {
                 "Why" => "  - ".to_owned(),
                 _ => format!("  {}. ", index + 1),
             };
-            lines.extend(wrapped(&format!("{mark}{point}"), "     ", columns));
+            lines.extend(wrapped(&mark, point, columns));
         }
     }
     lines
@@ -261,29 +268,26 @@ fn healthy(profile: &Profile) -> String {
     said
 }
 
-/// The text in lines that fit, broken at spaces; those after the first begin with `margin`.
-fn wrapped(text: &str, margin: &str, columns: usize) -> Vec<String> {
-    let text = printable(text);
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().map_or(0, |line| width(line));
-        let is_begun = lines.last().is_some_and(|line| !line.trim().is_empty());
-        if is_begun && line + 1 + width(word) > columns {
-            lines.push(margin.to_owned() + word);
-        } else if let Some(last) = lines.last_mut() {
-            if is_begun || (word.is_empty() || last.ends_with(' ')) && !last.is_empty() {
-                last.push(' ');
-            } else if word.is_empty() {
-                last.push(' ');
-                continue;
-            }
-            last.push_str(word);
+/// The text behind its mark, in lines that fit, broken at spaces; those after the first begin below the text.
+fn wrapped(mark: &str, text: &str, columns: usize) -> Vec<String> {
+    let margin = " ".repeat(width(mark));
+    let mut lines = Vec::new();
+    let mut line = mark.to_owned();
+    let mut is_begun = false;
+    for word in printable(text).split_whitespace() {
+        if is_begun && width(&line) + 1 + width(word) > columns {
+            lines.push(std::mem::replace(&mut line, margin.clone()));
+            is_begun = false;
         }
+        if is_begun {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_begun = true;
     }
-    lines
-        .iter()
-        .map(|line| cut(line, columns).into_owned())
-        .collect()
+    lines.push(line);
+    let cut_to_fit = |line: &String| cut(line, columns).into_owned();
+    lines.iter().map(cut_to_fit).collect()
 }
 
 #[cfg(test)]
@@ -369,8 +373,9 @@ What to do:
         );
         let healthy = text(&profile(None), None, Paint::Plain);
         assert!(
-            healthy
-                .ends_with("nothing limits plant: it keeps up; the busiest stage is `send` with 90 %\n"),
+            healthy.ends_with(
+                "nothing limits plant: it keeps up; the busiest stage is `send` with 90 %\n"
+            ),
             "{healthy}"
         );
     }

@@ -73,9 +73,7 @@ pub(super) const MQTT: &str = "source: {mqtt: {broker: \"BROKER\", topic: \"TOPI
 
 /// A stage that calls a function of `logic.py`.
 pub(super) fn python(name: &str, function: &str, params: &str) -> String {
-    format!(
-        "core_logic: {{python: \"logic.py:{function}\", params: {{{params}}}}}, name: {name}"
-    )
+    format!("core_logic: {{python: \"logic.py:{function}\", params: {{{params}}}}}, name: {name}")
 }
 
 pub(super) fn store() -> String {
@@ -92,9 +90,8 @@ pub(super) fn sql(name: &str, most: usize) -> String {
 
 pub(super) fn written_by_hand() -> Vec<Case> {
     let make = || python("make", "make", "");
-    let configure = || {
-        "configuration: {python: \"logic.py:configure\"}, name: configure".to_owned()
-    };
+    let configure =
+        || "configuration: {python: \"logic.py:configure\"}, name: configure".to_owned();
     let get = |path: &str, more: &str| format!("http: {{url: \"PEER{path}\"}}, name: ask{more}");
     let flow = |name: &str, trigger: &str, stages: &[String], truth: Truth| {
         Case::new(name, pipeline(trigger, stages), truth)
