@@ -73,11 +73,12 @@ FUNCTIONS = (echo, settings, count, fail, say, load, save, nap)
 # --- the host's side --------------------------------------------------------------------------------------------------
 
 NUMBER, TEXT, ANY = (int,), (str,), (dict, list, str, int, float, bool, type(None))
+USED = (dict,)  # {"wall", "cpu", "delay"} in nanoseconds
 MEMBERS = {  # what a worker may send: type -> (required members, optional members)
     "hello": ({"version": NUMBER, "functions": (list,), "slots": NUMBER}, {}),
     "output": ({"id": NUMBER, "seq": NUMBER, "batch": (dict, type(None))}, {}),
-    "done": ({"id": NUMBER}, {}),
-    "error": ({"kind": TEXT, "message": TEXT}, {"id": NUMBER, "trace": TEXT}),
+    "done": ({"id": NUMBER}, {"used": USED}),
+    "error": ({"kind": TEXT, "message": TEXT}, {"id": NUMBER, "trace": TEXT, "used": USED}),
     "load": ({"id": NUMBER, "storage": TEXT, "query": (dict,)}, {"call": NUMBER}),
     "save": ({"id": NUMBER, "storage": TEXT, "batch": (dict, type(None))}, {"call": NUMBER}),
     "log": ({"level": TEXT, "message": TEXT}, {"id": NUMBER}),

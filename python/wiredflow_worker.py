@@ -25,11 +25,12 @@ import time
 import traceback
 import types
 
+from wiredflow_machine import Clock, end_process, end_with_host
+
 VERSION = 1
 FRAME_LIMIT = 64 << 20  # bytes of a frame from the host
 TEXT_LIMIT = 16 << 10  # characters of a printed line or of a message, the rest is cut
 TRACE_LIMIT = 64 << 10  # characters of a traceback
-PROCESS = os.getpid()
 SHIM = (lambda: None).__code__.co_filename  # how this file is named in tracebacks
 MODULES = {}  # the user's files that are imported, by path
 PARAMETER = inspect.Parameter
@@ -64,6 +65,7 @@ class Worker:
         self.reading = threading.Lock()
         self.loop = None  # for async functions, made with the first
         self.lines = Lines(self)
+        self.clock = Clock()
 
     def serve(self):
         start = self.channel.receive()
@@ -90,13 +92,15 @@ class Worker:
 
     def run(self, call):
         self.current = call
+        self.clock.reset()
         try:
             ending = self.answer(call)
         except Ended:
             raise
         except BaseException as error:
+            self.clock.end()
             kind = error.kind if isinstance(error, StorageError) else "data"
-            ending = failure(call.id, kind, describe(error), trace_of(error))
+            ending = failure(call.id, kind, describe(error), trace_of(error), self.clock)
         if self.lines.part:
             self.lines.write(b"\n")
         self.current = None
@@ -108,6 +112,8 @@ class Worker:
         if function is None:
             known = ", ".join("`%s`" % name for name in self.functions)
             return failure(call.id, "config", "there is no function `%s` here; there is: %s" % (call.function, known))
+        call.clock = clock = self.clock
+        clock.begin()
         result = function(call.params, call.batch)
         if type(result) not in DATA:
             result = self.complete(result) if inspect.iscoroutine(result) else result
@@ -116,11 +122,14 @@ class Worker:
                 with contextlib.closing(result):
                     self.stream(call, function, result)
                 return done(call)
+        clock.end()
         return self.output(call, result) + done(call) if function.gives else done(call)
 
     def stream(self, call, function, items):
         """Sends each item as soon as it is there, but no more of them than the host takes."""
+        clock = call.clock
         for item in items:
+            clock.end()
             if function.gives:
                 self.wait(lambda: call.credit > 0 or call.cancelled)
             with self.reading:
@@ -130,6 +139,8 @@ class Worker:
                 return
             if function.gives:
                 self.channel.send(self.output(call, item))
+            clock.begin()
+        clock.end()
 
     def output(self, call, value):
         frame = encoded_output(call.id, call.seq, value)
@@ -389,11 +400,16 @@ def problem(value, path="", depth=0):
 
 
 def done(call):
-    return with_length('{"type":"done","id":%d}' % call.id)
+    clock = call.clock
+    used = (call.id, clock.wall, clock.cpu, clock.delay)
+    return with_length('{"type":"done","id":%d,"used":{"wall":%d,"cpu":%d,"delay":%d}}' % used)
 
 
-def failure(number, kind, message, trace=None):
-    return encoded(type="error", id=number, kind=kind, message=sendable(message, TEXT_LIMIT), trace=trace)
+def failure(number, kind, message, trace=None, clock=None):
+    frame = {"type": "error", "id": number, "kind": kind, "message": sendable(message, TEXT_LIMIT), "trace": trace}
+    if clock:
+        frame["used"] = {"wall": clock.wall, "cpu": clock.cpu, "delay": clock.delay}
+    return with_length(to_json(frame))
 
 
 def sendable(text, limit):
@@ -546,36 +562,6 @@ def take_over_logging(lines):
             handler.handleError(record)
 
     logging.StreamHandler.emit = emit
-
-
-def end_with_host():
-    """Ends the process soon after the host's, though a function written in C never lets Python's threads run again.
-
-    The kernel sends SIGHUP when the host dies, and the handler is alarm(), given the signal's number: one second for
-    `Worker.watch` to end the whole process group, then SIGALRM ends at least this process.
-    """
-    try:
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-        libc.signal(int(signal.SIGHUP), ctypes.cast(libc.alarm, ctypes.c_void_p))
-        libc.prctl(1, int(signal.SIGHUP), 0, 0, 0)  # PR_SET_PDEATHSIG
-    except (ImportError, OSError, AttributeError):
-        pass  # not Linux: the end of the input has to do
-
-
-def end_process():
-    """Ends this process and, where it leads its process group, all that the user's functions have started."""
-    if os.getpid() != PROCESS:
-        return  # a fork that ends
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        if os.getpgrp() == PROCESS:
-            os.killpg(PROCESS, signal.SIGKILL)
-        os._exit(0)
 
 
 def main():

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use codec::{FrameError, check_version, decode, encode};
 
+use crate::charge::Used;
 use crate::error::ErrorKind;
 use crate::record::{Map, Record, Value};
 
@@ -40,7 +41,7 @@ pub enum Frame {
     /// The host takes more outputs of a call.
     More(More),
     /// The call has ended well.
-    Done(Done),
+    Done(Ended),
     /// The call, or the load or save, has failed; without an id: the worker itself.
     Error(Failure),
     /// The worker reads one of the flow's storages.
@@ -215,6 +216,17 @@ pub struct More {
     pub count: u32,
 }
 
+/// A call has ended well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// The call.
+    pub id: u64,
+    /// What its function has used, if the worker knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Used>,
+}
+
 /// Only says which call, load or save is meant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -238,6 +250,9 @@ pub struct Failure {
     /// The trace of the user's own code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// What the call's function has used, if the worker knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Used>,
 }
 
 /// The worker reads a storage.

@@ -1,6 +1,7 @@
 //! The one clock and the one source of chance: everything that waits, measures or rolls dice asks here.
 
 mod paused;
+mod stopwatch;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use paused::Paused;
 pub use paused::Working;
+pub(crate) use stopwatch::{Stopwatch, probe_of_process, probe_of_thread, used_by_process};
 
 /// Wall time, monotonic time and waiting. A cheap clone.
 ///

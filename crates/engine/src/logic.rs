@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use wiredflow_core::charge::Activity;
+use wiredflow_core::charge::{Activity, FunctionTime};
 use wiredflow_core::frame::{self, Role, Start};
 use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::stage::Cx;
 use wiredflow_core::{Batch, Error, Map, Params, Result, Value};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch, probe_of_process};
 use crate::functions::{Call, Function, Linked, Quick};
 use crate::resources::Resources;
 use crate::sql::Query;
@@ -190,9 +190,9 @@ struct Python {
 /// What a call gives, one batch after the other.
 pub(crate) enum Outputs<'a> {
     /// From a worker.
-    Worker(Box<Running<'a>>),
+    Worker(Box<Running<'a>>, FunctionTime),
     /// From a thread of this process.
-    Thread(mpsc::Receiver<Value>, Ending),
+    Thread(mpsc::Receiver<Value>, Ending, FunctionTime),
     /// Of a call that has ended.
     Ready(VecDeque<Batch>),
 }
@@ -213,7 +213,12 @@ impl Logic {
                 };
                 // A process that starts anew is no work of the function's: its `timeout` begins after.
                 let begun = cx.spend(Activity::Overhead, python.pool.call(request));
-                Ok(Outputs::Worker(Box::new(begun.await?)))
+                let running = Box::new(begun.await?);
+                let time = FunctionTime::begin(&cx.charge);
+                if let Some(process) = running.process() {
+                    time.watch(probe_of_process(process));
+                }
+                Ok(Outputs::Worker(running, time))
             }
             Body::Quick(function, clock) => {
                 let call = self.rust_call(batch, params, cx);
@@ -225,20 +230,27 @@ impl Logic {
                 let call = self.rust_call(batch, params, cx);
                 let (give, take) = mpsc::channel(AHEAD);
                 let function = Arc::clone(function);
-                let run = move || {
+                let run = move |watch: &mut Stopwatch| {
                     function(call, &mut |value| {
                         let gone = |_| Error::remote("the flow ends: the output is not wanted");
-                        give.blocking_send(value).map_err(gone)
+                        watch.leave_out(|| give.blocking_send(value).map_err(gone))
                     })
                 };
-                Ok(Outputs::Thread(take, threads.begin(run)?))
+                let time = FunctionTime::begin(&cx.charge);
+                let ending = threads.begin(run)?;
+                time.watch(ending.probe());
+                Ok(Outputs::Thread(take, ending, time))
             }
             Body::Program(program) => {
                 let call = self.program_call(batch, &params, cx)?;
-                Ok(Outputs::Ready(self.outputs(program.run(call).await?)))
+                let time = FunctionTime::begin(&cx.charge);
+                Ok(Outputs::Ready(
+                    self.outputs(program.run(call, &time).await?),
+                ))
             }
             Body::Sql(calls) => {
-                let rows = calls.call(batch.clone(), params).await?;
+                let time = FunctionTime::begin(&cx.charge);
+                let rows = calls.call(batch.clone(), params, &time).await?;
                 Ok(Outputs::Ready(self.outputs(rows)))
             }
         }
@@ -323,10 +335,22 @@ impl Outputs<'_> {
     /// The next batch; `None` when the call has ended well.
     pub(crate) async fn next(&mut self) -> Result<Option<Batch>> {
         match self {
-            Self::Worker(running) => running.next().await,
-            Self::Thread(take, ending) => match take.recv().await {
+            Self::Worker(running, time) => {
+                let next = running.next().await;
+                if let (Ok(None) | Err(_), Some(used)) = (&next, running.used()) {
+                    time.ended(&used);
+                }
+                next
+            }
+            Self::Thread(take, ending, time) => match take.recv().await {
                 Some(value) => Ok(Some(Batch::of_document(value))),
-                None => ending.wait().await.map(|()| None),
+                None => {
+                    let end = ending.wait().await;
+                    if let Some(used) = ending.used() {
+                        time.ended(&used);
+                    }
+                    end.map(|()| None)
+                }
             },
             Self::Ready(batches) => Ok(batches.pop_front()),
         }
@@ -335,8 +359,8 @@ impl Outputs<'_> {
     /// Ends the call early, in good order.
     pub(crate) async fn close(self) -> Result<()> {
         match self {
-            Self::Worker(running) => running.close().await,
-            Self::Thread(take, mut ending) => {
+            Self::Worker(running, _) => running.close().await,
+            Self::Thread(take, mut ending, _) => {
                 drop(take);
                 // Its next output is refused; what it says then is of no interest.
                 drop(ending.wait().await);

@@ -19,6 +19,13 @@ impl Clocks {
         self.0[activity as usize] += time;
     }
 
+    /// Charges time to another activity than it was charged to; no more than it has.
+    pub fn shift(&mut self, from: Activity, to: Activity, time: Duration) {
+        let time = time.min(self.of(from));
+        self.0[from as usize] -= time;
+        self.add(to, time);
+    }
+
     /// The time of one of them.
     pub fn of(&self, activity: Activity) -> Duration {
         self.0[activity as usize]

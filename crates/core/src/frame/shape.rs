@@ -68,6 +68,7 @@ impl Failure {
             kind: error.kind(),
             message: error.message().to_owned(),
             trace: error.trace().map(str::to_owned),
+            used: None,
         }
     }
 

@@ -192,7 +192,7 @@ fn e1_a_frame_that_is_too_deep_is_an_error_and_the_next_one_is_read() {
         "]".repeat(10_000)
     );
     let mut bytes = framed(deep.as_bytes());
-    bytes.extend_from_slice(&encode(&Frame::Done(Done { id: 9 }), LIMIT).unwrap());
+    bytes.extend_from_slice(&encode(&Frame::Done(Ended { id: 9, used: None }), LIMIT).unwrap());
     let error = decode(&mut bytes, LIMIT).unwrap_err();
     assert!(
         matches!(&error, FrameError::Malformed { call: Some(9), message } if message.contains("recursion")),
@@ -200,7 +200,7 @@ fn e1_a_frame_that_is_too_deep_is_an_error_and_the_next_one_is_read() {
     );
     assert_eq!(
         decode(&mut bytes, LIMIT).unwrap(),
-        Some(Frame::Done(Done { id: 9 }))
+        Some(Frame::Done(Ended { id: 9, used: None }))
     );
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
+use wiredflow_core::charge::FunctionTime;
 use wiredflow_core::{Batch, Error, Map, Result, Value};
 
 use super::threads::{FunctionThreads, Threads};
@@ -28,18 +29,28 @@ impl SqlCalls {
     }
 
     /// Runs it. Dropping the future stops it.
-    pub(super) async fn call(&self, batch: Batch, params: Map) -> Result<Vec<Value>> {
+    pub(super) async fn call(
+        &self,
+        batch: Batch,
+        params: Map,
+        time: &FunctionTime,
+    ) -> Result<Vec<Value>> {
         let stop = StopOnDrop(Arc::default());
         let (query, storages) = (self.query.clone(), self.storages.clone());
         let stopped = Arc::clone(&stop.0);
         let (say, rows) = oneshot::channel();
-        let mut ending = self.threads.begin(move || {
+        let mut ending = self.threads.begin(move |_| {
             let found = query.run(&batch, &params, &storages, &stopped)?;
             // Nobody may wait for it any more.
             drop(say.send(found));
             Ok(())
         })?;
-        ending.wait().await?;
+        time.watch(ending.probe());
+        let ended = ending.wait().await;
+        if let Some(used) = ending.used() {
+            time.ended(&used);
+        }
+        ended?;
         rows.await
             .map_err(|_| Error::bug("a query ended without a word"))
     }

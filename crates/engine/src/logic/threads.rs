@@ -5,12 +5,15 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::oneshot;
+use wiredflow_core::charge::{Probe, Used};
 use wiredflow_core::{Error, Result};
+
+use crate::clock::{Stopwatch, probe_of_thread};
 
 /// How many calls that nobody waits for may still run.
 const LEFT: usize = 64;
@@ -30,18 +33,24 @@ pub(super) struct Threads {
     awaited: Arc<AtomicUsize>,
 }
 
+/// A call, and what measures it.
+type OnThread = dyn FnOnce(&mut Stopwatch) + Send;
+
 type Idle = Mutex<Vec<SyncSender<Work>>>;
 
 /// A call, and the way to its thread, which comes back to the idle ones with it.
 struct Work {
-    call: Box<dyn FnOnce() + Send>,
+    call: Box<OnThread>,
     back: SyncSender<Work>,
 }
 
 /// The end of a call. Dropping it leaves the call to itself.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    end: oneshot::Receiver<Result<()>>,
+    end: oneshot::Receiver<(Result<()>, Used)>,
+    used: Option<Used>,
+    /// The number of its thread, once it has one.
+    thread: Arc<AtomicU32>,
     _awaited: Counted,
 }
 
@@ -78,7 +87,7 @@ impl Threads {
     /// `Data` when too many calls of the function have been left to themselves and still run.
     pub(super) fn begin(
         &self,
-        call: impl FnOnce() -> Result<()> + Send + 'static,
+        call: impl FnOnce(&mut Stopwatch) -> Result<()> + Send + 'static,
     ) -> Result<Ending> {
         let left = |running: usize| running.saturating_sub(self.awaited.load(Ordering::Acquire));
         if left(self.running.load(Ordering::Acquire)) >= LEFT {
@@ -87,22 +96,29 @@ impl Threads {
             )));
         }
         let (say, end) = oneshot::channel();
+        let thread = Arc::<AtomicU32>::default();
         let ending = Ending {
             end,
+            used: None,
+            thread: Arc::clone(&thread),
             _awaited: Counted::new(&self.awaited),
         };
         let running = Counted::new(&self.running);
-        let call = move || {
-            let result = catch_unwind(AssertUnwindSafe(call));
+        let call = move |watch: &mut Stopwatch| {
+            thread.store(Stopwatch::number(), Ordering::Relaxed);
+            watch.begin();
+            let result = catch_unwind(AssertUnwindSafe(|| call(watch)));
+            let used = watch.end();
             drop(running);
+            let result = result.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
             // Nobody may wait for it any more.
-            drop(say.send(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))));
+            drop(say.send((result, used)));
         };
         self.give(Box::new(call))?;
         Ok(ending)
     }
 
-    fn give(&self, mut call: Box<dyn FnOnce() + Send>) -> Result<()> {
+    fn give(&self, mut call: Box<OnThread>) -> Result<()> {
         loop {
             let idle = lock(&self.idle).pop();
             let Some(thread) = idle else { break };
@@ -117,8 +133,9 @@ impl Threads {
         std::thread::Builder::new()
             .name("wf-function".to_owned())
             .spawn(move || {
+                let mut watch = Stopwatch::default();
                 while let Ok(work) = works.recv() {
-                    (work.call)();
+                    (work.call)(&mut watch);
                     rest(&idle, work.back);
                 }
             })
@@ -143,8 +160,23 @@ fn lock(idle: &Idle) -> std::sync::MutexGuard<'_, Vec<SyncSender<Work>>> {
 impl Ending {
     /// Waits for the end of the call.
     pub(crate) async fn wait(&mut self) -> Result<()> {
-        let gone = |_| Err(Error::bug("the function's thread ended without a word"));
-        (&mut self.end).await.unwrap_or_else(gone)
+        match (&mut self.end).await {
+            Ok((result, used)) => {
+                self.used = Some(used);
+                result
+            }
+            Err(_) => Err(Error::bug("the function's thread ended without a word")),
+        }
+    }
+
+    /// What tells what it uses while it runs.
+    pub(crate) fn probe(&self) -> Probe {
+        probe_of_thread(Arc::clone(&self.thread))
+    }
+
+    /// What the call has used, once it has ended.
+    pub(crate) fn used(&self) -> Option<Used> {
+        self.used
     }
 }
 
@@ -172,7 +204,7 @@ mod tests {
         let mut ids = Vec::new();
         for _ in 0..50 {
             let (say, id) = oneshot::channel();
-            let call = move || {
+            let call = move |_: &mut Stopwatch| {
                 say.send(std::thread::current().id()).unwrap();
                 Ok(())
             };
@@ -190,10 +222,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_told_and_costs_no_thread() {
         let threads = Threads::of(&FunctionThreads::default());
-        let mut ending = threads.begin(|| panic!("number {}", 7)).unwrap();
+        let mut ending = threads.begin(|_| panic!("number {}", 7)).unwrap();
         let error = ending.wait().await.unwrap_err();
         assert_eq!(error.message(), "the function panicked: number 7");
-        let mut ending = threads.begin(|| Ok(())).unwrap();
+        let mut ending = threads.begin(|_| Ok(())).unwrap();
         ending.wait().await.unwrap();
     }
 
@@ -204,7 +236,7 @@ mod tests {
         let hold = Arc::new(Mutex::new(hold));
         let begin = || {
             let hold = Arc::clone(&hold);
-            threads.begin(move || {
+            threads.begin(move |_| {
                 assert!(hold.lock().unwrap().recv().is_err(), "nothing is ever sent");
                 Ok(())
             })

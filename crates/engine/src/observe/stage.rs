@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use wiredflow_core::charge::Activity;
 use wiredflow_scale::figures::StageFigures;
 use wiredflow_scale::histogram::Histogram;
 use wiredflow_scale::profile::{Clocks, Seconds};
@@ -111,10 +112,14 @@ impl StageMeter {
 
     pub(super) fn figures(&self) -> StageFigures {
         let (mut clocks, mut wall) = (Clocks::default(), Duration::ZERO);
+        let (mut beyond, mut run_delay) = (Duration::ZERO, Duration::ZERO);
         let (mut in_flight, mut oldest) = (0, Duration::ZERO);
         for replica in &self.replicas {
             let (times, elapsed) = replica.measure();
             clocks.merge(&times);
+            let (more_cpu, delay) = replica.cpu_beyond_and_run_delay();
+            beyond += more_cpu;
+            run_delay += delay;
             wall += elapsed;
             if let Some(age) = replica.call_age() {
                 in_flight += 1;
@@ -144,8 +149,8 @@ impl StageMeter {
             retries: count(&self.retries),
             limited: count(&self.limited),
             seconds: Seconds::new(wall, &clocks),
-            cpu_seconds: 0.0,
-            run_delay_seconds: 0.0,
+            cpu_seconds: (clocks.of(Activity::Compute) + beyond).as_secs_f64(),
+            run_delay_seconds: run_delay.as_secs_f64(),
             service,
             batch,
             queue_wait: queue.waits,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use wiredflow_core::charge::Used;
 use wiredflow_core::frame::{
     self, CREDIT, CallRef, Done, Frame, FrameError, Hello, More, PayloadRef, Start,
 };
@@ -89,8 +90,8 @@ pub enum Loss {
 #[derive(Debug)]
 enum Event {
     Output(Batch),
-    Done,
-    Failed(Error),
+    Done(Option<Used>),
+    Failed(Error, Option<Used>),
 }
 
 /// What the client, its reader and its calls share.
@@ -245,6 +246,7 @@ impl Client {
             asked,
             taken: 0,
             ended: false,
+            used: None,
             frames: self.frames.clone(),
             shared: Arc::clone(&self.shared),
         })
@@ -261,6 +263,7 @@ pub struct Call {
     /// Outputs that were taken and that the worker has not been told of.
     taken: u32,
     ended: bool,
+    used: Option<Used>,
     frames: mpsc::Sender<Vec<u8>>,
     shared: Arc<Shared>,
 }
@@ -289,12 +292,12 @@ impl Call {
                 self.taken += 1;
                 Ok(Some(batch))
             }
-            Some(Event::Done) => {
-                self.ended = true;
+            Some(Event::Done(used)) => {
+                (self.ended, self.used) = (true, used);
                 Ok(None)
             }
-            Some(Event::Failed(error)) => {
-                self.ended = true;
+            Some(Event::Failed(error, used)) => {
+                (self.ended, self.used) = (true, used);
                 Err(CallError::Failed(error))
             }
             None => {
@@ -311,9 +314,9 @@ impl Call {
         while let Ok(event) = self.events.try_recv() {
             match event {
                 Event::Output(_) => {}
-                Event::Done => self.ended = true,
-                Event::Failed(error) => {
-                    self.ended = true;
+                Event::Done(used) => (self.ended, self.used) = (true, used),
+                Event::Failed(error, used) => {
+                    (self.ended, self.used) = (true, used);
                     return Err(CallError::Failed(error));
                 }
             }
@@ -325,6 +328,11 @@ impl Call {
         }
         while self.next().await?.is_some() {}
         Ok(())
+    }
+
+    /// What its function has used, once it has ended and where the worker knows.
+    pub fn used(&self) -> Option<Used> {
+        self.used
     }
 
     /// Whether the call has ended, well or not.

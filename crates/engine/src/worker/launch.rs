@@ -6,8 +6,11 @@ use std::process::Stdio;
 use tokio::process::Command;
 use wiredflow_core::{Error, Result};
 
-/// The Python worker.
-const PYTHON_WORKER: &str = include_str!("../../../../python/wiredflow_worker.py");
+/// The Python worker, and before it the module that it needs.
+const PYTHON_SOURCES: [&str; 2] = [
+    include_str!("../../../../python/wiredflow_machine.py"),
+    include_str!("../../../../python/wiredflow_worker.py"),
+];
 
 /// Reads the worker's source from the first bytes of its input and runs it: so nothing needs to be installed or
 /// written to a file, and the process list stays readable. The flow's folder is not searched for Python's own modules.
@@ -24,7 +27,11 @@ def read(count):
             os._exit(0)
         data += part
     return data
-exec(compile(read(int.from_bytes(read(4), 'big')), '<wiredflow worker>', 'exec'))
+def source(name):
+    return compile(read(int.from_bytes(read(4), 'big')), name, 'exec')
+machine = sys.modules['wiredflow_machine'] = type(sys)('wiredflow_machine')
+exec(source('<wiredflow machine>'), machine.__dict__)
+exec(source('<wiredflow worker>'))
 ";
 
 /// A command that starts a worker.
@@ -40,9 +47,12 @@ pub struct Launch {
 impl Launch {
     /// A Python worker. `interpreter` is a command or a path, `label` what the process list shows.
     pub fn python(interpreter: &str, label: &str) -> Self {
-        let length = u32::try_from(PYTHON_WORKER.len()).unwrap_or(u32::MAX);
-        let mut preamble = length.to_be_bytes().to_vec();
-        preamble.extend_from_slice(PYTHON_WORKER.as_bytes());
+        let mut preamble = Vec::new();
+        for source in PYTHON_SOURCES {
+            let length = u32::try_from(source.len()).unwrap_or(u32::MAX);
+            preamble.extend(length.to_be_bytes());
+            preamble.extend_from_slice(source.as_bytes());
+        }
         Self {
             program: interpreter.into(),
             arguments: ["-u", "-c", PYTHON_LOADER, label]

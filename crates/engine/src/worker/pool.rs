@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
+use wiredflow_core::charge::Used;
 use wiredflow_core::frame::Start;
 use wiredflow_core::{Batch, Error, ErrorKind, Result};
 
@@ -99,6 +100,7 @@ impl Pool {
             place,
             call: None,
             deadline: None,
+            used: None,
             _permit: permit,
         };
         running.begin(request).await?;
@@ -145,6 +147,7 @@ pub struct Running<'a> {
     place: Place,
     call: Option<Call>,
     deadline: Option<(Instant, Duration)>,
+    used: Option<Used>,
     _permit: SemaphorePermit<'a>,
 }
 
@@ -175,11 +178,20 @@ impl Running<'_> {
         match next {
             Ok(Some(batch)) => Ok(Some(batch)),
             Ok(None) => {
-                self.call = None;
+                self.ends();
                 Ok(None)
             }
             Err(error) => Err(self.failed(error).await),
         }
+    }
+
+    /// What its function has used, once it has ended and where its worker knows.
+    pub fn used(&self) -> Option<Used> {
+        self.used
+    }
+
+    fn ends(&mut self) {
+        self.used = self.call.take().and_then(|call| call.used());
     }
 
     /// Ends the call early and in good order: a generator is closed where it stands. One that takes longer than five
@@ -198,7 +210,7 @@ impl Running<'_> {
         };
         match ended {
             Ok(()) => {
-                self.call = None;
+                self.ends();
                 Ok(())
             }
             Err(error) => Err(self.failed(error).await),
@@ -262,7 +274,7 @@ impl Running<'_> {
     }
 
     async fn failed(&mut self, error: CallError) -> Error {
-        self.call = None;
+        self.ends();
         match error {
             CallError::Failed(error) => error,
             CallError::Lost(loss) => match self.place.process.take() {

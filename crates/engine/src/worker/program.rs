@@ -13,12 +13,13 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::Command;
+use wiredflow_core::charge::FunctionTime;
 use wiredflow_core::{Error, Result, Value, json};
 
 use super::WorkerHost;
 use super::group::{Group, described};
 use super::stderr::Stderr;
-use crate::clock::Clock;
+use crate::clock::{Clock, probe_of_process, used_by_process};
 
 /// The longest line that a program may write, in bytes.
 const LINE: usize = 1 << 20;
@@ -75,7 +76,8 @@ impl Program {
     /// # Errors
     /// `Config` where there is no such program. `Data`, with the last lines of standard error, where it ends with
     /// another exit status than 0; where a line of its output is not JSON, or the output is over its limits.
-    pub(crate) async fn run(&self, call: ProgramCall) -> Result<Vec<Value>> {
+    pub(crate) async fn run(&self, call: ProgramCall, time: &FunctionTime) -> Result<Vec<Value>> {
+        let begun = self.clock.monotonic();
         let name = self.command.first().map_or("", String::as_str);
         let mut child = self
             .command(&call)?
@@ -87,6 +89,9 @@ impl Program {
         let (Some(input), Some(output), Some(errors)) = (input, output, errors) else {
             return Err(Error::bug("a child without its streams"));
         };
+        if let Some(process) = group.id() {
+            time.watch(probe_of_process(process));
+        }
         let said = Stderr::new(Arc::clone(&self.host));
         let mut records = Lines::default();
         let streams = async {
@@ -115,6 +120,9 @@ impl Program {
         }
         // It may have closed its streams and go on.
         group.exited().await;
+        if let Some(process) = group.id() {
+            time.ended(&used_by_process(process, self.clock.monotonic() - begun));
+        }
         let status = group.end(Duration::ZERO).await;
         let failure = match (records.too_much.take(), status) {
             (Some(reason), _) => Some(format!("`{name}` {reason} and was stopped")),

@@ -112,7 +112,7 @@ impl Reader {
     fn take(&mut self, frame: Frame) -> Result<(), String> {
         match frame {
             Frame::Output(output) => self.take_output(output),
-            Frame::Done(done) => self.end_call(done.id, Event::Done),
+            Frame::Done(done) => self.end_call(done.id, Event::Done(done.used)),
             Frame::Error(failure) => self.take_failure(failure),
             Frame::Log(log) => {
                 self.shared.gate.log(log.level, &log.message);
@@ -185,7 +185,8 @@ impl Reader {
         match (failure.id, self.ready.take()) {
             (Some(id), ready) => {
                 self.ready = ready;
-                self.end_call(id, Event::Failed(failure.into_error()))
+                let used = failure.used;
+                self.end_call(id, Event::Failed(failure.into_error(), used))
             }
             (None, Some(ready)) => {
                 drop(ready.send(Err(StartError::Refused(failure.into_error()))));
@@ -214,7 +215,7 @@ impl Reader {
         let events = std::mem::replace(&mut open.events, nowhere);
         drop(calls);
         let failed = Error::data(format!("its output cannot be read: {message}"));
-        drop(events.try_send(Event::Failed(failed)));
+        drop(events.try_send(Event::Failed(failed, None)));
         self.cancel(*id);
         Ok(())
     }

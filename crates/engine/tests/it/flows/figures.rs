@@ -8,7 +8,7 @@ use wiredflow_scale::profile::Profile;
 use wiredflow_testkit::{HttpPeer, Reply};
 
 use super::bench::{Bench, Feed, Started, within};
-use super::stages::check_sum;
+use super::stages::{burn, check_sum};
 use std::time::Duration;
 use wiredflow_engine::run::RunOptions;
 
@@ -93,4 +93,88 @@ fn runs_of_a_schedule_have_times_and_a_period_and_limits_are_counted() {
     assert_eq!(figures.stages[2].rate_limit, Some(7.0));
     let profile = Profile::between(None, &figures);
     assert!(profile.pipelines[0].load.unwrap() > 0.0);
+}
+
+const WAIT: f64 = 0.1;
+
+/// One stage that works off `CALLS` calls of 100 ms each, with looks at its clocks all the while.
+fn planted(stage: &str) -> (Profile, f64) {
+    const CALLS: u64 = 8;
+    let bench = Bench::new()
+        .with("sleep", |call| {
+            std::thread::sleep(Duration::from_secs_f64(WAIT));
+            Ok(call.data)
+        })
+        .with("burn", |call| {
+            burn(Duration::from_secs_f64(WAIT));
+            Ok(call.data)
+        });
+    let python = "import time\n\ndef sleep(relevant_info=None, **_):\n    time.sleep(0.1)\n    return relevant_info\n\n\
+                  def burn(relevant_info=None, **_):\n    end = time.perf_counter() + 0.1\n    while time.perf_counter() < end:\n        pass\n    return relevant_info\n\n\
+                  def give(relevant_info=None, **_):\n    for part in range(4):\n        time.sleep(0.025)\n        yield relevant_info\n";
+    std::fs::write(bench.folder().join("logic.py"), python).unwrap();
+    let mut plan = bench.plan(&format!(
+        "pipelines: {{p: {{once: true, stages: [{stage}]}}}}"
+    ));
+    let feed = Feed::of((0..CALLS).map(|n| json!({"n": n})));
+    feed.feeds(&mut plan, 0);
+    let flow = Started::new(&plan, &RunOptions::default());
+    let mut before = flow.figures();
+    flow.until_figures(|figures| {
+        // However often somebody looks, no clock goes back and the parts are the whole.
+        let since = Profile::between(Some(&before), figures);
+        let stage = &since.stages[0];
+        if stage.seconds.wall > 0.001 {
+            check_sum(&stage.stage, &stage.seconds);
+        }
+        figures.pipelines[0].runs == CALLS
+    });
+    before = flow.figures();
+    flow.stop();
+    flow.end();
+    (Profile::between(None, &before), CALLS as f64 * WAIT)
+}
+
+#[test]
+fn what_a_function_waits_for_is_external_in_every_language() {
+    for stage in [
+        "{core_logic: {rust: sleep}}",
+        "{core_logic: {python: \"logic.py:sleep\"}}",
+        "{core_logic: {python: \"logic.py:give\"}}",
+        "{core_logic: {program: [sleep, \"0.1\"]}}",
+        "{send: {python: \"logic.py:sleep\"}}",
+    ] {
+        let (profile, planted) = planted(stage);
+        let seconds = profile.stages[0].seconds;
+        check_sum(stage, &seconds);
+        // A sleep is never shorter than asked for; a busy machine wakes late, which is no external time.
+        assert!(seconds.external >= 0.95 * planted, "{stage}: {seconds:?}");
+        assert!(seconds.compute < 0.3 * planted, "{stage}: {seconds:?}");
+    }
+}
+
+#[test]
+fn what_a_function_computes_is_compute_and_its_wait_for_a_core_overhead() {
+    for stage in [
+        "{core_logic: {rust: burn}}",
+        "{core_logic: {python: \"logic.py:burn\"}}",
+        "{core_logic: {program: [sh, -c, \"i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done\"]}}",
+    ] {
+        let (profile, planted) = planted(stage);
+        let one = &profile.stages[0];
+        check_sum(stage, &one.seconds);
+        let busy = one.seconds.compute + one.seconds.overhead;
+        if !stage.contains("program") {
+            assert!(busy >= 0.95 * planted, "{stage}: {:?}", one.seconds);
+        }
+        assert!(
+            one.seconds.external < 0.2 * busy,
+            "{stage}: {:?}",
+            one.seconds
+        );
+        assert!(
+            (one.cpu_seconds - one.seconds.compute).abs() < 0.1 * planted,
+            "{stage}: {one:?}"
+        );
+    }
 }

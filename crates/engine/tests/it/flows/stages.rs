@@ -259,7 +259,7 @@ impl Stage for Peer {
 }
 
 /// Spends a thread's time.
-fn burn(time: Duration) {
+pub(super) fn burn(time: Duration) {
     let end = std::time::Instant::now() + time;
     while std::time::Instant::now() < end {
         std::hint::spin_loop();

@@ -12,6 +12,7 @@ use wiredflow_engine::state::Body;
 use wiredflow_engine::storages::OpenStorage;
 
 use super::bench::{Bench, Feed, millis, run_plan, within};
+use super::stages::burn;
 use crate::small_disk::SmallDisk;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -167,7 +168,7 @@ impl Storage for Slow {
 #[test]
 fn the_wait_for_the_disk_is_external_and_preprocessing_is_compute() {
     let bench = Bench::new().with("slow", |call| {
-        std::thread::sleep(millis(300));
+        burn(millis(300));
         Ok(call.data)
     });
     let mut plan = bench.plan(
@@ -179,7 +180,8 @@ fn the_wait_for_the_disk_is_external_and_preprocessing_is_compute() {
     assert!(report.ok, "{report:?}");
     let (load, store) = (report.stages[0].seconds, report.stages[1].seconds);
     assert!(load.external >= 0.29 && load.compute < 0.15, "{load:?}");
-    assert!(store.compute >= 0.29, "{store:?}");
+    // What it waited for a core is overhead.
+    assert!(store.compute + store.overhead >= 0.29, "{store:?}");
 }
 
 #[test]

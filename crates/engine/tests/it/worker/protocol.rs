@@ -9,8 +9,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use wiredflow_core::ErrorKind;
 use wiredflow_core::frame::{
-    Call, Done, FRAME_LIMIT, Failure, Frame, Hello, Level, Load, Log, Output, Payload, decode,
-    encode,
+    Call, Done, Ended, FRAME_LIMIT, Failure, Frame, Hello, Level, Load, Log, Output, Payload,
+    decode, encode,
 };
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::tasks::Tasks;
@@ -68,7 +68,7 @@ fn output(id: u64, seq: u64, value: serde_json::Value) -> Frame {
 }
 
 fn done(id: u64) -> Frame {
-    Frame::Done(Done { id })
+    Frame::Done(Ended { id, used: None })
 }
 
 fn pair(
@@ -189,6 +189,7 @@ async fn calls_are_told_apart_by_their_ids_in_any_order() {
         kind: ErrorKind::Remote,
         message: "away".to_owned(),
         trace: None,
+        used: None,
     }))
     .await;
     match first.next().await {
@@ -230,6 +231,7 @@ async fn a_breach_of_the_protocol_ends_all_calls_and_says_what_it_was() {
                 kind: ErrorKind::Bug,
                 message: "tired".to_owned(),
                 trace: None,
+                used: None,
             })],
         ),
     ];
