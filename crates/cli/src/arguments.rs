@@ -10,8 +10,7 @@ use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
 pub(crate) const NOT_BUILT_YET: &[&str] = &[
-    "advise", "simulate", "split", "apply", "node", "stop", "worker", "status", "logs", "pause",
-    "resume", "trigger", "remotes",
+    "advise", "simulate", "split", "apply", "node", "stop", "worker", "remotes",
 ];
 
 /// Data services from one file: collect, compute, store and send
@@ -81,7 +80,8 @@ pub(crate) struct Global {
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 
-    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    /// The file of the token that a running flow is asked with, in the place of the one in its state folder
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }
 
@@ -99,6 +99,11 @@ pub(crate) enum Verb {
     Runs(verbs::runs::Runs),
     DeadLetters(verbs::dead_letters::DeadLetters),
     Stages(verbs::stages::Stages),
+    Status(verbs::status::Status),
+    Pause(verbs::switch::Pause),
+    Resume(verbs::switch::Resume),
+    Trigger(verbs::switch::Trigger),
+    Logs(verbs::logs::Logs),
 }
 
 impl Verb {
@@ -155,7 +160,10 @@ pub(crate) fn read(
 pub(crate) fn command(linked: Linked) -> clap::Command {
     let mut command = Arguments::command();
     if linked == Linked::None {
-        for verb in ["check", "run", "test", "graph", "profile", "runs"] {
+        for verb in [
+            "check", "run", "test", "graph", "profile", "runs", "status", "pause", "resume", "trigger",
+            "logs",
+        ] {
             command = command.mut_subcommand(verb, file_is_required);
         }
         command = command.mut_subcommand("dead-letters", |verb| {

@@ -28,10 +28,12 @@
 mod arguments;
 mod exit;
 mod flow_file;
+mod front;
 mod live;
 mod log;
 mod paint;
 mod problems;
+mod reach;
 mod screen;
 mod service;
 mod table;

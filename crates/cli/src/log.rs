@@ -11,6 +11,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
+use wiredflow_api::logs::Recent;
 use wiredflow_engine::clock::Clock;
 
 use crate::paint::{Ink, Paint, printable, printable_lines};
@@ -50,9 +51,11 @@ impl From<LogLevel> for LevelFilter {
 }
 
 /// Starts logging for this process, panics included. A program that has a subscriber of its own keeps it.
-pub(crate) fn start(screen: &Arc<Screen>, level: LogLevel, format: LogFormat) {
+/// `recent` keeps the newest lines for those who ask the flow that runs.
+pub(crate) fn start(screen: &Arc<Screen>, recent: &Recent, level: LogLevel, format: LogFormat) {
     let layer = Lines {
         screen: Arc::clone(screen),
+        recent: recent.clone(),
         clock: Clock::real(),
         format,
     };
@@ -86,6 +89,7 @@ fn filter(level: LevelFilter) -> Targets {
 /// Writes each event as one line.
 struct Lines {
     screen: Arc<Screen>,
+    recent: Recent,
     clock: Clock,
     format: LogFormat,
 }
@@ -173,6 +177,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         event.record(&mut fields);
         let now = self.clock.now();
         let metadata = event.metadata();
+        let word = metadata.level().as_str().to_lowercase();
+        self.recent
+            .push(now, &word, &fields.message, fields.others.clone());
         let line = match self.format {
             LogFormat::Text => {
                 let time = now
@@ -190,6 +197,20 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         };
         self.screen.tell(&line);
     }
+}
+
+/// A line that a running flow has given, as it looks here.
+pub(crate) fn line_of(line: &Value, paint: Paint) -> String {
+    let text = |name: &str| line[name].as_str().unwrap_or_default();
+    let time: Option<jiff::Timestamp> = text("time").parse().ok();
+    let time = time.map(|time| time.to_zoned(TimeZone::system()));
+    let time = time.map_or_else(String::new, |time| time.strftime("%F %T%.3f").to_string());
+    let level = text("level").parse().unwrap_or(Level::INFO);
+    let fields = Fields {
+        message: text("message").to_owned(),
+        others: line["fields"].as_object().cloned().unwrap_or_default(),
+    };
+    text_line(&time, level, fields, paint)
 }
 
 /// `time LEVEL pipeline/stage key=value … message`. A message of several lines keeps them, each marked, so

@@ -5,12 +5,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use wiredflow_api::logs::Recent;
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::Plan;
 use wiredflow_engine::run::{self, Figures, RunOptions};
 use wiredflow_scale::figures::FlowFigures;
 
 use crate::exit::{Exit, Failure};
+use crate::front::Front;
 use crate::watch::Watch;
 
 /// How long what was cut off may take to let go.
@@ -42,7 +44,8 @@ pub(crate) struct Served {
 
 /// Runs the plan to its end: by itself, by a limit, or by SIGINT or SIGTERM. `look` is called with the
 /// figures, each `every`; with `Break` it ends the run in good order. With `watch` the end of a plan by itself is
-/// no end, and a changed one takes the place of the one that runs, which finishes what is in flight.
+/// no end, and a changed one takes the place of the one that runs, which finishes what is in flight. With `logs` the
+/// API is served where the flow says so.
 ///
 /// # Errors
 /// `Failed` when it cannot start.
@@ -52,18 +55,26 @@ pub(crate) fn serve(
     every: Option<Duration>,
     look: &mut dyn FnMut(Look) -> ControlFlow<()>,
     watch: Option<&mut Watch<'_>>,
+    logs: Option<&Recent>,
 ) -> Result<Served, Failure> {
     let runtime = runtime()?;
     let served = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        match watch {
+        let mut front = Front::new(logs);
+        let served = match watch {
             None => {
                 let mut changes = std::future::pending();
-                let session = session(plan, options, every, look, &mut signals, &mut changes);
-                session.await?.served()
+                let ways = (&mut signals, &mut front);
+                let session = session(plan, options, every, look, ways, &mut changes);
+                session.await.and_then(Session::served)
             }
-            Some(watch) => follow_changes(plan, options, every, look, &mut signals, watch).await,
-        }
+            Some(watch) => {
+                let ways = (&mut signals, &mut front);
+                follow_changes(plan, options, every, look, ways, watch).await
+            }
+        };
+        front.close().await;
+        served
     });
     runtime.shutdown_timeout(LAST_MOMENTS);
     served
@@ -142,10 +153,12 @@ async fn session(
     options: &RunOptions,
     every: Option<Duration>,
     look: &mut dyn FnMut(Look) -> ControlFlow<()>,
-    signals: &mut Signals,
+    (signals, front): (&mut Signals, &mut Front<'_>),
     changes: &mut (impl Future<Output = Plan> + Unpin),
 ) -> Result<Session, Failure> {
+    let door = front.open(plan, options).await?;
     let running = run::start(plan, options).map_err(|error| Failure::failed(error.message()))?;
+    front.show(door, plan, options, &running)?;
     // Told when it is true: the state is open and no other process holds it.
     let pipelines = pipelines(plan, options);
     if options.replay {
@@ -220,7 +233,7 @@ async fn follow_changes(
     options: &RunOptions,
     every: Option<Duration>,
     look: &mut dyn FnMut(Look) -> ControlFlow<()>,
-    signals: &mut Signals,
+    (signals, front): (&mut Signals, &mut Front<'_>),
     watch: &mut Watch<'_>,
 ) -> Result<Served, Failure> {
     let clock = &options.clock;
@@ -240,7 +253,8 @@ async fn follow_changes(
                 })
             };
             let mut changes = pin!(watch.next(clock));
-            session(&plan, &options, every, &mut look, signals, &mut changes).await
+            let ways = (&mut *signals, &mut *front);
+            session(&plan, &options, every, &mut look, ways, &mut changes).await
         };
         let mut ended = match (played, good.take()) {
             (Ok(ended), _) => ended,

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use wiredflow_api::logs::Recent;
 use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_engine::builder::Flow;
 use wiredflow_engine::functions::Functions;
@@ -20,6 +21,8 @@ pub(crate) struct Tool {
     pub(crate) screen: Arc<Screen>,
     pub(crate) global: Global,
     pub(crate) flow: Option<Flow>,
+    /// The newest log lines.
+    pub(crate) logs: Recent,
 }
 
 impl Tool {
@@ -55,8 +58,10 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>, flow: Option<Fl
     };
     let Arguments { global, verb } = *said;
     let usual = verb.usual_log_level(global.quiet);
+    let logs = Recent::default();
     log::start(
         &screen,
+        &logs,
         global.log_level.unwrap_or(usual),
         global.log_format,
     );
@@ -64,14 +69,12 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>, flow: Option<Fl
         screen: Arc::clone(&screen),
         global,
         flow,
+        logs,
     };
     end(&screen, dispatch(&tool, &verb))
 }
 
 fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
-    if tool.global.token_file.is_some() {
-        return Err(Failure::wrong(not_built_yet("--token-file")));
-    }
     match verb {
         Verb::Demo(demo) => demo.run(tool),
         Verb::Mock(mock) => mock.run(tool),
@@ -84,6 +87,11 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::Runs(runs) => runs.run(tool),
         Verb::DeadLetters(dead_letters) => dead_letters.run(tool),
         Verb::Stages(stages) => stages.run(tool),
+        Verb::Status(status) => status.run(tool),
+        Verb::Pause(pause) => pause.run(tool),
+        Verb::Resume(resume) => resume.run(tool),
+        Verb::Trigger(trigger) => trigger.run(tool),
+        Verb::Logs(logs) => logs.run(tool),
     }
 }
 

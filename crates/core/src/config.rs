@@ -17,6 +17,8 @@ pub struct FlowConfig {
     pub name: String,
     /// The folder of its state; relative to the flow's folder.
     pub state: String,
+    /// Where its API listens: read by those who know TLS.
+    pub listen: Option<Node>,
     /// What a failed delivery does where the pipeline says nothing.
     pub on_failure: OnFailure,
     /// Storages that several pipelines share, by name.

@@ -18,7 +18,8 @@ config! {
         name: Option<String>,
         /// The folder of the flow's state.
         state: String = ".wiredflow",
-        /// Where the page and the API listen; not built yet: `off`.
+        /// Where the API listens: an address, `{address, tls: {cert, key}}`, or `off`; left out, `127.0.0.1:8420` or the
+        /// next free port.
         listen: Option<Node>,
         /// What carries links, leases and loads between flows; only `local` is built yet.
         engine: Option<String>,
@@ -163,6 +164,7 @@ pub fn read_flow(node: &Node, default_name: &str, reading: &mut Reading) -> Opti
     Some(FlowConfig {
         name,
         state: keys.state,
+        listen: keys.listen,
         on_failure: keys.on_failure,
         storages,
         pipelines,
@@ -171,14 +173,6 @@ pub fn read_flow(node: &Node, default_name: &str, reading: &mut Reading) -> Opti
 
 fn refuse_later_keys(node: &Node, keys: &FlowKeys, reading: &mut Reading) {
     let span = |key: &str| node.entry(key).map_or(node.span, |entry| entry.span);
-    if keys
-        .listen
-        .as_ref()
-        .is_some_and(|listen| listen.as_text() != Some("off"))
-    {
-        let help = "leave it out, or write `listen: off`";
-        reading.error_with_help(span("listen"), not_built_yet("listen"), help);
-    }
     if keys
         .engine
         .as_deref()

@@ -39,6 +39,9 @@ impl FlowConfig {
         let mut keys = Keys::default();
         keys.put("name", self.name.as_str());
         keys.put_unless(self.state == ".wiredflow", "state", self.state.as_str());
+        if let Some(listen) = &self.listen {
+            keys.put("listen", listen.clone());
+        }
         keys.put_unless(
             self.on_failure == OnFailure::default(),
             "on_failure",

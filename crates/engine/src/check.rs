@@ -18,6 +18,7 @@ use wiredflow_core::yaml;
 
 use crate::catalogue::{CheckCx, SourceEntry};
 use crate::functions::Functions;
+use crate::listen::Listen;
 use crate::payload::Shaping;
 use crate::plan::{PipelinePlan, Plan, StagePlan, Steady, StoragePlan, TriggerPlan};
 use crate::sources::SOURCES;
@@ -149,6 +150,7 @@ impl Checker<'_> {
             name: self.flow.name.as_str().into(),
             folder: self.folder.to_owned(),
             state: self.folder.join(&self.flow.state),
+            listen: Listen::read(self.flow.listen.as_ref(), self.folder, self.reading),
             pipelines,
             storages,
             functions: self.functions.clone(),

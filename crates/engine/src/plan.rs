@@ -10,6 +10,7 @@ use wiredflow_core::secret::Scrubber;
 
 use crate::catalogue::{OpenSource, OpenStage, OpenStorage, Work};
 use crate::functions::Functions;
+use crate::listen::Listen;
 use crate::payload::Shaping;
 
 /// A flow that can run.
@@ -21,6 +22,8 @@ pub struct Plan {
     pub folder: PathBuf,
     /// The folder of its state.
     pub state: PathBuf,
+    /// Where its API listens.
+    pub listen: Listen,
     /// Its storages, inline ones included.
     pub storages: Vec<StoragePlan>,
     /// Its pipelines, in the order of the file.

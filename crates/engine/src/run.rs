@@ -6,6 +6,7 @@
 //! ```
 
 mod book;
+mod control;
 mod doubts;
 mod ending;
 mod first_round;
@@ -44,6 +45,7 @@ use crate::state::{Past, State};
 use crate::storages::{Entrusted, StorageHandles, Writers};
 use crate::tasks::Tasks;
 
+use control::Switches;
 use doubts::Doubts;
 use first_round::FirstRound;
 use ledger::Ledger;
@@ -51,6 +53,7 @@ use replay::Desk;
 use shared::{PipelineShared, Shared};
 use stopping::Stopping;
 
+pub use control::{Control, Phase, PipelineState, Refused};
 pub use ending::{Ended, Figures, Stopper};
 pub use inbox::InboxLimits;
 pub use replay::place_of as replayed_from;
@@ -150,6 +153,8 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         .filter(|pipeline| !pipeline.waits_for_others);
     let ahead: Vec<Arc<str>> = ahead.map(|pipeline| Arc::clone(&pipeline.name)).collect();
     let handle = state.handle();
+    let switches = Switches::of(&pipelines, &opening.paused);
+    tell_paused(&pipelines, &opening.paused);
     // Replays go past the inboxes.
     let (pipelines, receiving) = match options.replay {
         true => (pipelines, Vec::new()),
@@ -172,6 +177,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         ledger: Ledger::new(state.handle(), clock.clone()),
         positions: Mutex::default(),
         desk: Desk::new(clock.clone()),
+        switches,
         first_round: FirstRound::of(ahead),
         clock,
         dice: options.dice.clone(),
@@ -330,6 +336,15 @@ fn chosen(plan: &Plan, options: &RunOptions) -> Result<Vec<PipelinePlan>> {
         }
     }
     Ok(pipelines)
+}
+
+/// An operator has paused them before the flow started: that nothing happens must not surprise.
+fn tell_paused(pipelines: &[PipelinePlan], paused: &[(String, jiff::Timestamp)]) {
+    for (name, since) in paused {
+        if pipelines.iter().any(|pipeline| *pipeline.name == **name) {
+            tracing::warn!(pipeline = %name, %since, "paused: it starts nothing until it is resumed");
+        }
+    }
 }
 
 fn tell_opening(opening: &crate::state::Opening) {

@@ -5,6 +5,8 @@ mod webhook;
 
 use crate::catalogue::SourceEntry;
 
+pub(crate) use webhook::ListenAddress;
+
 /// All stream sources.
 pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<mqtt::MqttSource>(),

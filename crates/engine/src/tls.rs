@@ -158,6 +158,23 @@ impl TlsFiles {
     }
 }
 
+/// What a client needs that believes a peer by its very certificate, the first in this PEM file, whatever its name.
+pub fn pinned(path: &Path) -> Result<ClientConfig> {
+    let name = path.display().to_string();
+    let chain = certificates(&read(Path::new(""), &name)?, &name)?;
+    let Some(first) = chain.into_iter().next() else {
+        return Err(Error::config(format!("`{name}` holds no certificate")));
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Verifier::new(Trust::One(first), &provider);
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::bug(format!("TLS cannot be set up: {error}")))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(builder.with_no_client_auth())
+}
+
 fn read(folder: &Path, path: &str) -> Result<Vec<u8>> {
     let full: PathBuf = folder.join(path);
     std::fs::read(full).map_err(|error| Error::config(format!("cannot read `{path}`: {error}")))

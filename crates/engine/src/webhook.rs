@@ -11,7 +11,6 @@
 mod answer;
 mod desk;
 mod login;
-mod server;
 
 use std::collections::HashMap;
 use std::io;
@@ -20,6 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
 use reqwest::Method;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -29,13 +32,14 @@ use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::Source;
 use wiredflow_core::{Error, Result};
 
+use crate::connections::{Answering, Connections, cannot_listen};
 use crate::http::Auth;
 use crate::payload::Format;
 use crate::resources::Resources;
 use crate::tls::ServerKeys;
 
+use answer::unavailable;
 use desk::Desk;
-use server::Server;
 
 /// What a webhook is made of.
 #[derive(Clone, Debug)]
@@ -134,15 +138,20 @@ impl Webhook {
             queue: sender,
             memory: Arc::new(Semaphore::new(limits.kibibytes)),
         };
-        let server = Server {
-            desk,
+        let connections = Connections {
+            answering: Door {
+                desk,
+                closing: closing.clone(),
+            },
+            whose: "a webhook",
             tls: tls.map(Into::into),
-            limits,
+            most: limits.connections,
+            head: limits.head,
             closing: closing.clone(),
             tasks: resources.tasks.clone(),
             clock: resources.clock.clone(),
         };
-        let serving = Arc::new(server).run(listener);
+        let serving = Arc::new(connections).run(listener);
         resources.tasks.spawn("webhook", serving);
         Ok(Self {
             address,
@@ -176,6 +185,25 @@ impl Webhook {
             payload: request.payload,
             origin: Some(Arc::clone(&self.origin)),
         })
+    }
+}
+
+/// The desk, until it is closed.
+struct Door {
+    desk: Desk,
+    closing: CancellationToken,
+}
+
+impl Answering for Door {
+    type Body = Full<Bytes>;
+
+    async fn answer(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Full<Bytes>> {
+        let answer = tokio::select! {
+            biased;
+            answer = self.desk.receive(request) => answer,
+            () = self.closing.cancelled() => unavailable("the flow stops: it is not committed"),
+        };
+        *answer
     }
 }
 
@@ -220,21 +248,6 @@ impl Source for Webhook {
         queue.close();
         // Who waits in the queue is told to come again.
         while queue.try_recv().is_ok() {}
-    }
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "cannot listen at {address}: another program has the port; end it, or name another in `listen`"
-        ),
-        io::ErrorKind::PermissionDenied => format!(
-            "cannot listen at {address}: ports below 1024 want rights of their own; name one above in `listen`"
-        ),
-        io::ErrorKind::AddrNotAvailable => {
-            format!("cannot listen at {address}: this machine does not have that address")
-        }
-        _ => format!("cannot listen at {address}: {error}"),
     }
 }
 

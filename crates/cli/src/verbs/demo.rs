@@ -91,7 +91,14 @@ impl Demo {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()), // nobody watches any more
         };
-        let served = serve(&plan, &options, (!is_silent).then_some(LOOK), look, None)?;
+        let served = serve(
+            &plan,
+            &options,
+            (!is_silent).then_some(LOOK),
+            look,
+            None,
+            Some(&tool.logs),
+        )?;
         tool.screen.show(Vec::new());
         if self.json {
             tool.print_json(&served.report)?;

@@ -93,7 +93,7 @@ impl Profile {
             }
             ControlFlow::Continue(())
         };
-        let served = serve(plan, options, Some(LOOK), look, None);
+        let served = serve(plan, options, Some(LOOK), look, None, Some(&tool.logs));
         screen.show(Vec::new());
         let served = served?;
         served.figures.into_iter().for_each(|last| looks.note(last));

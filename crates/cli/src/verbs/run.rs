@@ -158,7 +158,14 @@ fn follow(
         before = Some(report);
         ControlFlow::Continue(())
     };
-    let served = serve(plan, options, is_live.then_some(REDRAW), look, watch);
+    let served = serve(
+        plan,
+        options,
+        is_live.then_some(REDRAW),
+        look,
+        watch,
+        Some(&tool.logs),
+    );
     screen.show(Vec::new());
     served
 }

@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod api;
 mod arguments;
 mod bad_input;
 mod check;

@@ -1,7 +1,7 @@
 //! One pipeline's life: open, run, and what its failure leads to.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use crate::resources::Resources;
 use crate::tasks::Tasks;
 
 use super::book::Book;
+use super::control::Phase;
 use super::policy::{BACKOFF, REOPEN, backoff};
 use super::port::{Exit, QUEUE};
 use super::queue::{Intake, announcements, forward};
@@ -53,6 +54,13 @@ pub(crate) async fn supervise(
     once: bool,
 ) {
     let (meter, stages) = shared.meters.pipeline(index);
+    let switch = shared.switches.named(&plan.name);
+    // With an inbox the life of the part behind it counts.
+    let is_now = |phase| {
+        if !plan.is_receiving {
+            switch.is_now(phase);
+        }
+    };
     let mut failures: u32 = 0;
     let mut first_session = true;
     loop {
@@ -62,12 +70,14 @@ pub(crate) async fn supervise(
             shared: Arc::clone(&shared),
             stopping: shared.stopping.child(),
             trigger: plan.trigger.clone(),
+            switch: Arc::clone(&switch),
             meter: Arc::clone(&meter),
             first_stage: Arc::clone(&stages[0]),
             tasks: shared.tasks.child(),
         });
         let end = session(&plan, &pipeline, &stages, once, first_session).await;
         first_session = false;
+        is_now(Phase::Waiting);
         if shared.clock.monotonic() - started > STEADY {
             failures = 0;
         }
@@ -115,6 +125,7 @@ pub(crate) async fn supervise(
         }
         meter.restarts.fetch_add(restarts, Ordering::Relaxed);
     }
+    is_now(Phase::Ended);
     if !plan.is_receiving {
         shared.first_round.one_is_through(&plan.name);
         shared.desk.is_over(&plan.name);
@@ -285,6 +296,7 @@ async fn run(
     let (work, doors) = join_stages(plan, pipeline, meters, stages, (&queue, first));
     if !plan.is_receiving {
         pipeline.shared.desk.is_open(doors);
+        pipeline.switch.is_now(Phase::Open);
     }
     tracing::debug!(pipeline = %plan.name, "open");
     let intake = match source {
@@ -298,6 +310,7 @@ async fn run(
                 once,
                 first_session,
                 started: clock.mark(),
+                beginning: AtomicUsize::new(0),
             };
             trigger.run().await;
             finish(&work, pipeline).await;

@@ -20,6 +20,7 @@ use crate::state::{DeadLetter, RunEnd, RunOutcome, StartedRun, StateHandle};
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
 
+use super::control::{Switch, Switches};
 use super::first_round::FirstRound;
 use super::ledger::Ledger;
 use super::policy;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(super) positions: Mutex<HashMap<Arc<str>, Positions>>,
     /// Dead letters that are replayed.
     pub(super) desk: Arc<Desk>,
+    /// What pauses and triggers pipelines.
+    pub(super) switches: Switches,
     pub(super) storages: StorageHandles,
     pub(super) functions: Functions,
     pub(super) meters: FlowMeter,
@@ -66,6 +69,7 @@ pub(crate) struct PipelineShared {
     pub(super) shared: Arc<Shared>,
     pub(super) stopping: Stopping,
     pub(super) trigger: TriggerPlan,
+    pub(super) switch: Arc<Switch>,
     pub(super) meter: Arc<PipelineMeter>,
     pub(super) first_stage: Arc<StageMeter>,
     /// All tasks of the session.

@@ -32,7 +32,7 @@ pub(crate) async fn take_in(
     pipeline: &Arc<PipelineShared>,
     queue: mpsc::Sender<Parcel>,
 ) -> Result<()> {
-    let (stopping, meter) = (&pipeline.stopping, &pipeline.meter);
+    let (stopping, meter, switch) = (&pipeline.stopping, &pipeline.meter, &pipeline.switch);
     let settle: Arc<dyn Settle> = Arc::clone(book) as Arc<dyn Settle>;
     loop {
         let next = async {
@@ -42,6 +42,13 @@ pub(crate) async fn take_in(
         let deliveries = tokio::select! {
             biased;
             () = stopping.intake_over() => return Ok(()),
+            // What the source brings waits with it, and then with its peer.
+            () = switch.paused() => {
+                tokio::select! {
+                    () = stopping.intake_over() => return Ok(()),
+                    () = switch.resumed() => continue,
+                }
+            }
             deliveries = next => deliveries?,
         };
         if deliveries.is_empty() {

@@ -1,11 +1,12 @@
 //! Schedules at work: wait for the tick, claim it, start its delivery.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use wiredflow_core::delivery::{Parcel, Settle};
 use wiredflow_core::schedule::{CATCH_UP_CAP, CatchUp, Overlap, Schedule};
@@ -17,6 +18,7 @@ use crate::state::StartedRun;
 
 use super::PipelineShared;
 use super::book::Book;
+use super::control::Refused;
 use super::port::feed;
 
 /// How late a tick may be (a suspended machine, a stall) before it counts as missed.
@@ -37,6 +39,8 @@ pub(crate) struct Trigger {
     pub(crate) first_session: bool,
     /// Where interval schedules take their time from: see [`Ticks::now`].
     pub(crate) started: Mark,
+    /// Deliveries that are about to be in the book.
+    pub(crate) beginning: AtomicUsize,
 }
 
 /// Why a trigger ends before its schedule does.
@@ -67,10 +71,20 @@ impl From<Error> for Stop {
 impl Trigger {
     /// Runs until intake ends; the queue closes when it returns.
     pub(crate) async fn run(self) {
+        let over = CancellationToken::new();
+        let scheduled = async {
+            self.scheduled().await;
+            over.cancel();
+        };
+        // A run that is asked for has begun or has not: both end in order.
+        tokio::join!(scheduled, self.on_request(&over));
+    }
+
+    async fn scheduled(&self) {
         let ended = match &self.plan.trigger {
             TriggerPlan::Schedule(schedule, steady) if !self.once => {
                 let ticks = Ticks {
-                    trigger: &self,
+                    trigger: self,
                     schedule,
                     steady: *steady,
                     newest: AtomicI64::new(i64::MIN),
@@ -82,6 +96,10 @@ impl Trigger {
             }
             _ => self.one_run().await,
         };
+        self.tell(ended);
+    }
+
+    fn tell(&self, ended: Result<(), Stop>) {
         match ended {
             Ok(()) | Err(Stop::Intake) => {}
             // A disk that is full at the end of a run is no failure of the pipeline.
@@ -92,10 +110,44 @@ impl Trigger {
         }
     }
 
+    /// Starts a run whenever somebody asks for one, until the schedule is over.
+    async fn on_request(&self, over: &CancellationToken) {
+        let (switch, name) = (&self.pipeline.switch, &self.plan.name);
+        loop {
+            let answer = tokio::select! {
+                biased;
+                () = over.cancelled() => return,
+                answer = switch.asked() => answer,
+            };
+            if self.plan.overlap == Overlap::Skip && self.is_busy() {
+                let why = format!("`{name}` runs already, and its `overlap` is `skip`");
+                // Who has asked may have gone.
+                drop(answer.send(Err(Refused::Conflict(why))));
+                continue;
+            }
+            drop(answer.send(Ok(())));
+            tracing::info!(pipeline = %name, "a run was asked for");
+            // Boxed: it is seldom, and takes no room while the pipeline rests.
+            let started = Box::pin(async {
+                if self.plan.overlap == Overlap::Queue {
+                    self.unless_over(self.book.all_settled()).await?;
+                }
+                self.begin(Cause::Unscheduled).await
+            });
+            self.tell(started.await);
+        }
+    }
+
+    /// Whether a delivery is on its way, or about to be.
+    fn is_busy(&self) -> bool {
+        self.book.open() > 0 || self.beginning.load(Ordering::Relaxed) > 0
+    }
+
     async fn one_run(&self) -> Result<(), Stop> {
         self.wait_for_others().await?;
         self.unless_over(self.pipeline.shared.clock.sleep(self.delay()))
             .await?;
+        self.unless_over(self.pipeline.switch.resumed()).await?;
         self.start(Cause::Unscheduled).await
     }
 
@@ -127,11 +179,18 @@ impl Trigger {
 
     /// Starts a delivery: of a tick, if nobody else has had it, or of a run without one.
     async fn start(&self, cause: Cause) -> Result<(), Stop> {
-        let (shared, name) = (&self.pipeline.shared, &self.plan.name);
+        let shared = &self.pipeline.shared;
         if !self.plan.jitter.is_zero() {
             let wait = shared.dice.up_to(self.plan.jitter);
             self.unless_over(shared.clock.sleep(wait)).await?;
         }
+        self.begin(cause).await
+    }
+
+    /// As [`Trigger::start`], without jitter.
+    async fn begin(&self, cause: Cause) -> Result<(), Stop> {
+        let (shared, name) = (&self.pipeline.shared, &self.plan.name);
+        let _beginning = Beginning::of(&self.beginning);
         if self.pipeline.stopping.is_intake_over() {
             return Err(Stop::Intake);
         }
@@ -190,6 +249,22 @@ impl Trigger {
                 }
             }
         });
+    }
+}
+
+/// Counts a delivery that is about to be in the book.
+struct Beginning<'a>(&'a AtomicUsize);
+
+impl<'a> Beginning<'a> {
+    fn of(number: &'a AtomicUsize) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number)
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -315,11 +390,15 @@ impl Ticks<'_> {
     ) -> Result<Timestamp, Stop> {
         let (trigger, now) = (self.trigger, self.now());
         let (shared, plan) = (&trigger.pipeline.shared, &trigger.plan);
+        let catch_up = match trigger.pipeline.switch.is_paused() {
+            true => CatchUp::None,
+            false => plan.catch_up,
+        };
         let missed = self
             .schedule
-            .missed(anchor, last, now, plan.catch_up, CATCH_UP_CAP);
+            .missed(anchor, last, now, catch_up, CATCH_UP_CAP);
         let mut ticks = missed.ticks;
-        match plan.catch_up {
+        match catch_up {
             CatchUp::None => {}
             CatchUp::Latest if !ticks.is_empty() => {}
             CatchUp::Latest => ticks.extend(interrupted.pop()),
@@ -369,12 +448,20 @@ impl Ticks<'_> {
     async fn due(&self, anchor: Timestamp, tick: Timestamp) -> Result<Timestamp, Stop> {
         let trigger = self.trigger;
         match trigger.plan.overlap {
-            Overlap::Skip if trigger.book.open() > 0 => {
+            _ if trigger.pipeline.switch.is_paused() => {
                 self.pass_over(tick, 1);
                 return Ok(tick);
             }
-            Overlap::Queue if trigger.book.open() > 0 => {
+            Overlap::Skip if trigger.is_busy() => {
+                self.pass_over(tick, 1);
+                return Ok(tick);
+            }
+            Overlap::Queue if trigger.is_busy() => {
                 trigger.unless_over(trigger.book.all_settled()).await?;
+                if trigger.pipeline.switch.is_paused() {
+                    self.pass_over(tick, 1);
+                    return Ok(tick);
+                }
                 // One tick waits; those that came while it waited are passed over.
                 let behind = self
                     .schedule

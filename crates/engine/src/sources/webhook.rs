@@ -54,7 +54,7 @@ words! {
 
 /// An address of this machine: `ADDRESS:PORT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ListenAddress(SocketAddr);
+pub(crate) struct ListenAddress(pub(crate) SocketAddr);
 
 impl FromNode for ListenAddress {
     const EXPECTS: &'static str = "an address such as `127.0.0.1:9000`";
@@ -72,7 +72,8 @@ impl FromNode for ListenAddress {
     }
 }
 
-fn parse(text: &str) -> Option<SocketAddr> {
+/// Reads `ADDRESS:PORT`, where `localhost` is 127.0.0.1.
+pub(crate) fn parse(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}").parse().ok(),
         None => text.parse().ok(),

@@ -27,6 +27,7 @@ mod inbox;
 mod lock;
 mod opening;
 mod outbox;
+mod paused;
 mod read;
 mod replays;
 mod retention;

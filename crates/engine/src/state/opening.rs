@@ -15,6 +15,7 @@ use wiredflow_core::Result;
 use super::doubt;
 use super::failure::Failure;
 use super::lock::{FolderLock, create_folder};
+use super::paused;
 use super::runs::INTERRUPTED;
 use super::schema::{self, FileState, MIGRATIONS};
 use super::{State, StateHandle, from_stored, to_stored, writer};
@@ -28,6 +29,8 @@ pub struct Opening {
     pub crash: Option<Crash>,
     /// Storages that a crash before may have torn, and that no start since has opened.
     pub in_doubt: BTreeSet<String>,
+    /// Pipelines that are paused, and since when.
+    pub paused: Vec<(String, Timestamp)>,
     /// The version that the file had, when it was migrated to a newer one.
     pub migrated_from: Option<usize>,
 }
@@ -74,6 +77,7 @@ pub(super) fn open(folder: &Path, flow: &str, now: Timestamp) -> Result<(State, 
     let (session, crash) = begin_session(&mut connection, flow, now).map_err(told)?;
     let last_run = newest_run(&connection).map_err(told)?;
     let in_doubt = doubt::read(&connection).map_err(told)?;
+    let paused = paused::read(&connection).map_err(told)?;
 
     let past = match (file, lock.state_since()) {
         (FileState::Version(_), _) => Past::Found,
@@ -95,6 +99,7 @@ pub(super) fn open(folder: &Path, flow: &str, now: Timestamp) -> Result<(State, 
         past,
         crash,
         in_doubt,
+        paused,
         migrated_from: Some(had).filter(|had| (1..MIGRATIONS.len()).contains(had)),
     };
     Ok((state, opening))

@@ -1,5 +1,6 @@
 //! Reading a state from any process, while the flow runs or not: history, dead letters, backup.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use super::failure::Failure;
 use super::lock;
 use super::runs::{self, RunOutcome, StoredRun};
 use super::schema::{self, FileState, MIGRATIONS};
+use super::to_count;
 
 /// Reads a flow's state without its lock and without changing it. It sees every call that was
 /// answered before the read began. Its methods block on the disk.
@@ -118,6 +120,16 @@ impl StateReader {
             selection.params(),
             dead_letters::read_listed,
         )
+    }
+
+    /// How many dead letters each pipeline has; those that have none are left out.
+    pub fn dead_letter_counts(&self) -> Result<BTreeMap<String, u64>> {
+        let counts = self.rows(
+            "SELECT pipeline, count(*) FROM dead_letters GROUP BY pipeline",
+            (),
+            |row| Ok((row.get(0)?, to_count(row.get(1)?))),
+        )?;
+        Ok(counts.into_iter().collect())
     }
 
     /// The dead letter of this name, if it is kept.

@@ -21,6 +21,11 @@ config! {
 }
 
 impl ServerKeys {
+    /// The file of the certificate, from the flow's folder.
+    pub fn cert_file(&self) -> &str {
+        &self.cert
+    }
+
     /// Reports files that are missing or are no PEM. `node` is the map of the keys, `folder` the flow's.
     pub fn check(&self, node: &Node, folder: &Path, reading: &mut Reading) {
         let mut report = |key: &str, found: Result<()>| {

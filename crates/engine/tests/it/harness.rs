@@ -175,6 +175,7 @@ fn check<T>(
     let flow = FlowConfig {
         name: "flow".to_owned(),
         state: ".wiredflow".to_owned(),
+        listen: None,
         on_failure: OnFailure::Stop,
         storages: Vec::new(),
         pipelines: Vec::new(),

@@ -71,6 +71,7 @@ impl Place {
         let flow = FlowConfig {
             name: "sensors".to_owned(),
             state: ".wiredflow".to_owned(),
+            listen: None,
             on_failure: wiredflow_core::config::OnFailure::Stop,
             storages: Vec::new(),
             pipelines: Vec::new(),

@@ -269,7 +269,7 @@ impl Watched<'_> {
             self.show(tool, json);
             ControlFlow::Continue(())
         };
-        let served = serve(plan, &options, Some(LOOK_EACH), look, None)?;
+        let served = serve(plan, &options, Some(LOOK_EACH), look, None, None)?;
         Ok(served.exit)
     }
 

@@ -40,6 +40,7 @@ pub(crate) async fn take_up(
         name: Arc::clone(&plan.name),
         shared: Arc::clone(&shared),
         stopping: shared.stopping.child(),
+        switch: shared.switches.named(&plan.name),
         trigger: plan.trigger.clone(),
         meter,
         first_stage: Arc::clone(&stages[0]),

@@ -1,0 +1,1 @@
+//! Others read it: Prometheus, and a reader of the description.
