@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 /// An answer.
-pub(crate) type Answer = Response<Body>;
+pub(crate) type Answer = Box<Response<Body>>;
 
 /// What every answer says to browsers: nothing here is a page, and no page may use it.
 const EVERYWHERE: [(HeaderName, HeaderValue); 6] = [
@@ -72,7 +72,7 @@ pub(crate) fn later(status: StatusCode, seconds: u64, why: &str) -> Answer {
 
 /// Bytes of a kind.
 pub(crate) fn text(status: StatusCode, kind: &'static str, bytes: impl Into<Body>) -> Answer {
-    let mut answer = Response::new(bytes.into());
+    let mut answer = Box::new(Response::new(bytes.into()));
     *answer.status_mut() = status;
     with(answer, CONTENT_TYPE, HeaderValue::from_static(kind))
 }
@@ -84,7 +84,7 @@ pub(crate) fn with(mut answer: Answer, name: HeaderName, value: HeaderValue) -> 
 }
 
 /// With what every answer says.
-pub(crate) fn guarded(mut answer: Answer) -> Answer {
+pub(crate) fn guarded(mut answer: Response<Body>) -> Response<Body> {
     for (name, value) in EVERYWHERE {
         answer.headers_mut().insert(name, value);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::header::{AUTHORIZATION, CONNECTION, FORWARDED, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 
@@ -124,7 +124,8 @@ fn caller(desk: &Desk, head: &Parts, peer: SocketAddr) -> Result<Caller, Answer>
     let path = head.uri.path();
     // A load balancer and a scraper on this machine need none; what a proxy hands on comes from elsewhere.
     let is_near = desk.is_loopback && !is_handed_on(&head.headers);
-    let needs_none = is_open(&head.method, path) || (is_near && path == METRICS);
+    let needs_none =
+        is_open(&head.method, path) || (is_near && path == METRICS && reads(&head.method));
     if needs_none && matches!(shown, Shown::Nothing) {
         return Ok(viewer);
     }
@@ -147,6 +148,11 @@ fn caller(desk: &Desk, head: &Parts, peer: SocketAddr) -> Result<Caller, Answer>
             Err(later(StatusCode::TOO_MANY_REQUESTS, after, why))
         }
     }
+}
+
+/// Whether a method changes nothing.
+fn reads(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
 }
 
 /// What a request shows of a token.

@@ -28,7 +28,14 @@ struct Shown {
 /// A right token is always let in: one of 256 bits is not found by trying, and else anybody on a machine could shut
 /// out its owner.
 #[derive(Debug, Default)]
-pub(crate) struct Limiter(Mutex<HashMap<IpAddr, Shown>>);
+pub(crate) struct Limiter(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    all: HashMap<IpAddr, Shown>,
+    /// When what is too old was forgotten last.
+    swept: Option<Instant>,
+}
 
 /// What is said to a wrong token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +49,13 @@ pub(crate) enum Verdict {
 impl Limiter {
     /// Notes a wrong token of `peer`.
     pub(crate) fn wrong(&self, peer: IpAddr, now: Instant) -> Verdict {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, shown| now.duration_since(shown.since) < WINDOW);
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Book { all, swept } = &mut *book;
+        let is_new = |since: Instant| now.duration_since(since) < WINDOW;
+        if !swept.is_some_and(is_new) {
+            all.retain(|_, shown| is_new(shown.since));
+            *swept = Some(now);
+        }
         let mut key = network_of(peer);
         if all.len() >= ADDRESSES && !all.contains_key(&key) {
             key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -53,6 +65,9 @@ impl Limiter {
             wrong: 0,
         };
         let shown = all.entry(key).or_insert(fresh);
+        if !is_new(shown.since) {
+            *shown = fresh;
+        }
         shown.wrong = shown.wrong.saturating_add(1);
         if shown.wrong <= MOST {
             return Verdict::Wrong;
@@ -103,7 +118,7 @@ mod tests {
         for number in 0..100_000_u32 {
             limiter.wrong(IpAddr::V4(number.into()), start);
         }
-        let known = limiter.0.lock().unwrap().len();
+        let known = limiter.0.lock().unwrap().all.len();
         assert!(known <= ADDRESSES + 1, "{known}");
         let one: IpAddr = "2001:db8::1".parse().unwrap();
         let two: IpAddr = "2001:db8::2".parse().unwrap();

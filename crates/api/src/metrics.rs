@@ -6,12 +6,19 @@ use axum::http::StatusCode;
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::run::{Phase, PipelineState};
 use wiredflow_engine::state::StateReader;
+use wiredflow_scale::figures::FlowFigures;
+use wiredflow_scale::histogram::Histogram;
 
 use crate::answer::{Answer, text};
 use crate::process::Process;
 use crate::question::Question;
 
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The bounds of the buckets, in seconds: as Prometheus's own libraries have them, and some to both sides.
+const BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+];
 
 /// `GET /metrics`.
 pub(crate) async fn show(question: Question) -> Result<Answer, Answer> {
@@ -29,6 +36,9 @@ pub(crate) async fn show(question: Question) -> Result<Answer, Answer> {
     metrics.flow(&report, live.started.as_millisecond() as f64 / 1e3);
     metrics.pipelines(&report, &states, &letters);
     metrics.stages(&report);
+    if let Some(figures) = live.figures.figures() {
+        metrics.figures(&figures);
+    }
     metrics.process(&Process::read());
     Ok(text(StatusCode::OK, KIND, metrics.finish()))
 }
@@ -44,6 +54,8 @@ enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// How values are spread: buckets, their number and their sum.
+    Histogram,
     /// Facts in labels.
     Info,
 }
@@ -262,10 +274,66 @@ impl Metrics {
                 let labels: Labels<'_> = &[("pipeline", &stage.pipeline), ("stage", &stage.stage)];
                 match kind {
                     Kind::Counter => self.total(&name, labels, value),
-                    Kind::Gauge | Kind::Info => self.sample(&name, labels, value),
+                    Kind::Gauge | Kind::Histogram | Kind::Info => self.sample(&name, labels, value),
                 }
             }
         }
+    }
+
+    fn figures(&mut self, figures: &FlowFigures) {
+        let name = "wiredflow_stage_service_seconds";
+        let help = "Time of one attempt";
+        self.family(name, Kind::Histogram, Some("seconds"), help);
+        for stage in &figures.stages {
+            let labels: Labels<'_> = &[("pipeline", &stage.pipeline), ("stage", &stage.stage)];
+            self.histogram(name, labels, &stage.service);
+        }
+        let name = "wiredflow_stage_cpu_seconds";
+        let help = "CPU time of the stage's calls, in threads and child processes";
+        self.family(name, Kind::Counter, Some("seconds"), help);
+        for stage in &figures.stages {
+            let labels: Labels<'_> = &[("pipeline", &stage.pipeline), ("stage", &stage.stage)];
+            self.total(name, labels, stage.cpu_seconds);
+        }
+        let name = "wiredflow_stage_in_flight";
+        self.family(name, Kind::Gauge, None, "Calls that run now");
+        for stage in &figures.stages {
+            let labels: Labels<'_> = &[("pipeline", &stage.pipeline), ("stage", &stage.stage)];
+            self.sample(name, labels, stage.in_flight as f64);
+        }
+        let name = "wiredflow_pipeline_run_seconds";
+        let help = "From the start of a delivery to its end";
+        self.family(name, Kind::Histogram, Some("seconds"), help);
+        for pipeline in &figures.pipelines {
+            self.histogram(
+                name,
+                &[("pipeline", &pipeline.pipeline)],
+                &pipeline.run_time,
+            );
+        }
+        let name = "wiredflow_pipeline_under_way";
+        self.family(name, Kind::Gauge, None, "Deliveries under way");
+        for pipeline in &figures.pipelines {
+            let under_way = pipeline.under_way as f64;
+            self.sample(name, &[("pipeline", &pipeline.pipeline)], under_way);
+        }
+    }
+
+    /// The buckets of values in microseconds.
+    fn histogram(&mut self, name: &str, labels: Labels<'_>, values: &Histogram) {
+        let bucket = format!("{name}_bucket");
+        let (mut left, mut count) = (values.values().peekable(), 0);
+        for bound in BUCKETS {
+            while let Some((_, more)) = left.next_if(|(value, _)| *value as f64 <= bound * 1e6) {
+                count += more;
+            }
+            let bound = format!("{bound:?}");
+            self.sample(&bucket, &[labels, &[("le", &bound)]].concat(), count as f64);
+        }
+        let number = values.len() as f64;
+        self.sample(&bucket, &[labels, &[("le", "+Inf")]].concat(), number);
+        self.sample(&format!("{name}_count"), labels, number);
+        self.sample(&format!("{name}_sum"), labels, values.mean() * number / 1e6);
     }
 
     fn process(&mut self, process: &Process) {
@@ -301,6 +369,7 @@ impl Metrics {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
             Kind::Info => "info",
         };
         self.line(format_args!("# TYPE {name} {kind}"));

@@ -102,10 +102,8 @@ impl Question {
             return Ok(Some(name));
         }
         let help = possible(name, known());
-        Err(bad(format!(
-            "there is no pipeline `{}`: {help}",
-            name.escape_debug()
-        )))
+        let why = format!("there is no pipeline `{}`: {help}", name.escape_debug());
+        Err(refused(StatusCode::NOT_FOUND, why))
     }
 }
 

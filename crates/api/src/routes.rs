@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, RawPathParams, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Method, Response, StatusCode, Uri};
 use axum::routing::{MethodFilter, on};
 use futures_util::future::{BoxFuture, FutureExt};
 
@@ -87,6 +88,11 @@ pub fn routes() -> &'static [Route] {
 
 /// Whether this very path, with this method, is for anybody.
 pub(crate) fn is_open(method: &Method, path: &str) -> bool {
+    let method = if method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
     let mut open = ROUTES.iter().filter(|route| route.role.is_none());
     open.any(|route| route.path == path && route.method == method.as_str())
 }
@@ -110,18 +116,18 @@ pub(crate) fn router(desk: Arc<Desk>) -> Router {
                       query: Result<Query<Vec<(String, String)>>, QueryRejection>| async move {
                     // The last word: whatever led here, the table says who may.
                     if route.role.is_some_and(|role| caller.role < role) {
-                        return forbidden(route, caller);
+                        return *forbidden(route, caller);
                     }
                     let part = parts.iter().next().map(|(_, part)| part.to_owned());
                     let Ok(Query(query)) = query else {
-                        return bad("the query cannot be read");
+                        return *bad("the query cannot be read");
                     };
                     let part = part.unwrap_or_default();
                     let answer = match Question::new(desk, caller, part, query, route.query) {
                         Ok(question) => (route.answer)(question).await,
                         Err(answer) => Err(answer),
                     };
-                    answer.unwrap_or_else(|refused| refused)
+                    *answer.unwrap_or_else(|refused| refused)
                 },
             ),
         );
@@ -141,14 +147,14 @@ fn forbidden(route: &Route, caller: Caller) -> Answer {
     refused(StatusCode::FORBIDDEN, why)
 }
 
-async fn nothing(uri: Uri) -> Answer {
+async fn nothing(uri: Uri) -> Response<Body> {
     let why = format!("there is nothing at `{}`", uri.path().escape_debug());
-    refused(StatusCode::NOT_FOUND, why)
+    *refused(StatusCode::NOT_FOUND, why)
 }
 
-async fn other_method(method: Method, uri: Uri) -> Answer {
+async fn other_method(method: Method, uri: Uri) -> Response<Body> {
     let why = format!("`{}` does not take `{method}`", uri.path().escape_debug());
-    refused(StatusCode::METHOD_NOT_ALLOWED, why)
+    *refused(StatusCode::METHOD_NOT_ALLOWED, why)
 }
 
 async fn open_api(_: Question) -> Result<Answer, Answer> {

@@ -226,7 +226,7 @@ impl Answering for Answers {
                 Ok(answer) => answer,
                 Err(never) => match never {},
             },
-            Err(refused) => refused,
+            Err(refused) => *refused,
         })
     }
 }

@@ -161,8 +161,8 @@ pub(crate) fn command(linked: Linked) -> clap::Command {
     let mut command = Arguments::command();
     if linked == Linked::None {
         for verb in [
-            "check", "run", "test", "graph", "profile", "runs", "status", "pause", "resume", "trigger",
-            "logs",
+            "check", "run", "test", "graph", "profile", "runs", "status", "pause", "resume",
+            "trigger", "logs",
         ] {
             command = command.mut_subcommand(verb, file_is_required);
         }

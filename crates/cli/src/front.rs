@@ -26,7 +26,7 @@ pub(crate) enum Opened {
     /// The port of the session before serves on.
     Same,
     /// A port of its own, or none.
-    Other(For, Option<Door>),
+    Other(Box<(For, Option<Door>)>),
 }
 
 impl<'a> Front<'a> {
@@ -55,7 +55,7 @@ impl<'a> Front<'a> {
                 .await
                 .map_err(|error| Failure::failed(error.message()))?,
         };
-        Ok(Opened::Other(wanted, door))
+        Ok(Opened::Other(Box::new((wanted, door))))
     }
 
     /// Shows the flow that runs now.
@@ -70,7 +70,8 @@ impl<'a> Front<'a> {
         running: &Running,
     ) -> Result<(), Failure> {
         let state = options.state.clone().unwrap_or_else(|| plan.state.clone());
-        if let Opened::Other(wanted, door) = opened {
+        if let Opened::Other(opened) = opened {
+            let (wanted, door) = *opened;
             // The old note goes before the new one is left.
             self.server = None;
             if let (Some(door), Some(logs)) = (door, self.logs) {

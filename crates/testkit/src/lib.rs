@@ -53,4 +53,4 @@ pub use mqtt::{Client, Login, Message};
 pub use owned::Signal;
 pub use stored::{check_database, rows, waiting_in_outboxes, written_lines, written_rows};
 pub use strace::{Attached, Strace};
-pub use wait::{Chance, free_port, seed, skipped, soaking, tell, wait_until};
+pub use wait::{Chance, free_port, seed, skipped, soaking, tell, thorough, wait_until};

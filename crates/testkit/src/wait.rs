@@ -81,6 +81,11 @@ pub fn soaking() -> bool {
     std::env::var_os("SOAK").is_some_and(|word| word == "1")
 }
 
+/// Whether also the tests are to run that want much: other programs, or a minute. `scripts/test --all` says so.
+pub fn thorough() -> bool {
+    std::env::var_os("TEST_ALL").is_some_and(|word| word == "1")
+}
+
 /// Random numbers from a seed: the same for the same one.
 #[derive(Debug, Clone)]
 pub struct Chance(u64);

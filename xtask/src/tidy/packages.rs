@@ -50,6 +50,11 @@ const MAY_USE: &[MayUse] = &[
         foreign: None,
     },
     MayUse {
+        package: "wiredflow-api",
+        ours: &["wiredflow-core", "wiredflow-engine", "wiredflow-scale"],
+        foreign: None,
+    },
+    MayUse {
         package: "wiredflow-demo",
         ours: &[],
         foreign: None,
@@ -67,6 +72,7 @@ const MAY_USE: &[MayUse] = &[
     MayUse {
         package: "wiredflow",
         ours: &[
+            "wiredflow-api",
             "wiredflow-core",
             "wiredflow-demo",
             "wiredflow-engine",

@@ -152,7 +152,6 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
     let flow =
         |key: &str| format!("{key}\npipelines: {{p: {{once: true, stages: [{{store: json}}]}}}}");
     let later = [
-        flow("listen: 127.0.0.1:9000"),
         flow("engine: nats://localhost"),
         flow("remotes: {own: {process: {cpu: 1}}}"),
         flow("storages: {s: {postgres: {}}}"),

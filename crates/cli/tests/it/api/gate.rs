@@ -211,7 +211,7 @@ fn h7_every_answer_says_that_it_is_no_page() {
     let admin = |path: &str| api.ask("admin", "GET", path);
     for reply in [
         admin("/api/v1/status"),
-        admin("/api/v1/<script>alert(1)</script>"),
+        admin("/api/v1/%3Cscript%3Ealert(1)%3C/script%3E"),
         admin("/api/v1/runs?%3Cscript%3E=1"),
         admin("/api/v1/events"),
         api.send("GET", "/health", ""),
