@@ -8,14 +8,6 @@
 //! It shows nothing that the tool does not show, and reads the state with the same readers. What viewers get holds no
 //! payload: neither data nor words that may quote data.
 
-#![cfg_attr(
-    test,
-    allow(
-        clippy::disallowed_methods,
-        reason = "tests wait and spawn as they like"
-    )
-)]
-
 mod address;
 mod answer;
 pub mod client;

@@ -92,11 +92,13 @@ fn network_of(peer: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use wiredflow_engine::clock::Clock;
+
     use super::*;
 
     #[test]
     fn h2_ten_wrong_tokens_a_minute_and_address_are_told_so_and_no_more() {
-        let (limiter, start) = (Limiter::default(), Instant::now());
+        let (limiter, start) = (Limiter::default(), Clock::real().monotonic());
         let peer: IpAddr = "10.0.0.1".parse().unwrap();
         for _ in 0..10 {
             assert_eq!(limiter.wrong(peer, start), Verdict::Wrong);
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn h2_addresses_without_end_take_no_room_without_end() {
-        let (limiter, start) = (Limiter::default(), Instant::now());
+        let (limiter, start) = (Limiter::default(), Clock::real().monotonic());
         for number in 0..100_000_u32 {
             limiter.wrong(IpAddr::V4(number.into()), start);
         }

@@ -77,7 +77,7 @@ const ROUTES: &[Route] = &[
     route!("POST" "/api/v1/dead-letters/{id}/replay", OPERATOR, [], history::replay),
     route!("DELETE" "/api/v1/dead-letters/{id}", ADMIN, [], history::remove),
     route!("GET" "/api/v1/logs", OPERATOR, ["pipeline", "after", "limit"], logs::show),
-    route!("GET" "/api/v1/profile", VIEWER, ["window"], status::profile),
+    route!("GET" "/api/v1/profile", VIEWER, ["seconds"], status::profile),
     route!("GET" "/api/v1/events", VIEWER, [], events::show),
 ];
 

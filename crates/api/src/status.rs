@@ -15,7 +15,7 @@ use crate::question::Question;
 type Answered = Result<Answer, Answer>;
 
 /// For how many seconds a profile may be taken.
-const WINDOW: (u64, u64) = (1, 60);
+const SECONDS: (u64, u64) = (1, 60);
 
 /// Says that the process answers, and nothing else.
 pub(crate) async fn health(_: Question) -> Answered {
@@ -146,10 +146,10 @@ pub(crate) async fn stages(question: Question) -> Answered {
 pub(crate) async fn profile(question: Question) -> Answered {
     let live = question.live()?;
     let figures = || live.figures.figures().ok_or_else(ended);
-    let before = match question.said("window") {
+    let before = match question.said("seconds") {
         None => None,
         Some(_) => {
-            let seconds = question.number("window", 1, WINDOW)?;
+            let seconds = question.number("seconds", 1, SECONDS)?;
             let before = figures()?;
             tokio::select! {
                 () = question.desk.closing.cancelled() => return Err(ended()),

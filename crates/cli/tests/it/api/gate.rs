@@ -153,7 +153,7 @@ fn h6_pages_of_other_sites_and_other_names_get_nothing() {
     for headers in [
         "origin: https://evil.example\r\n",
         "origin: null\r\n",
-        "origin: http://localhost.evil\r\n",
+        "origin: http://localhost.example\r\n",
         "origin: https://localhost\r\n",
         "origin: http://localhost\r\norigin: http://evil\r\n",
         "sec-fetch-site: cross-site\r\n",
