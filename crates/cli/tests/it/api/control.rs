@@ -212,3 +212,28 @@ fn h12_a_changed_file_with_problems_changes_nothing_and_a_good_one_is_shown_at_t
         reply.status == 200
     });
 }
+
+#[test]
+fn the_profile_of_the_next_seconds_is_of_these_alone() {
+    let api = Api::run(&fast());
+    api.wait_for("it runs", |api| {
+        !api.get("runs")["runs"].as_array().unwrap().is_empty()
+    });
+    let next = api.get("profile?seconds=1");
+    let whole = api.get("profile");
+    let seconds = |profile: &Value| profile["seconds"].as_f64().unwrap();
+    assert!(
+        seconds(&next) >= 1.0 && seconds(&whole) > seconds(&next),
+        "{next}"
+    );
+    let calls = |profile: &Value| profile["stages"][0]["calls"].as_u64().unwrap();
+    assert!(calls(&whole) >= calls(&next), "{whole}");
+    for profile in [&next, &whole] {
+        assert_eq!(profile["flow"], "fast");
+        let clocks = profile["stages"][0]["seconds"].as_object().unwrap();
+        assert_eq!(clocks.len(), 7, "{clocks:?}");
+        assert!(profile.get("bottleneck").is_some());
+    }
+    api.ask("viewer", "GET", "/api/v1/profile?seconds=61")
+        .is(400);
+}
