@@ -10,6 +10,7 @@ use futures_util::stream;
 use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answer, later, text, with};
 use crate::desk::{Desk, Live};
@@ -65,7 +66,7 @@ pub(crate) async fn show(question: Question) -> Result<Answer, Answer> {
         .collect();
     let reader = Reader {
         events,
-        desk: Arc::clone(&question.desk),
+        closing: question.desk.closing.clone(),
         sees_no_payload,
         is_over: false,
         _place: place,
@@ -84,7 +85,7 @@ pub(crate) async fn show(question: Question) -> Result<Answer, Answer> {
 
 struct Reader {
     events: broadcast::Receiver<Arc<Event>>,
-    desk: Arc<Desk>,
+    closing: CancellationToken,
     sees_no_payload: bool,
     is_over: bool,
     _place: OwnedSemaphorePermit,
@@ -98,7 +99,7 @@ impl Reader {
         }
         let received = tokio::select! {
             biased;
-            () = self.desk.closing.cancelled() => Err(RecvError::Closed),
+            () = self.closing.cancelled() => Err(RecvError::Closed),
             received = self.events.recv() => received,
         };
         match received {
@@ -200,6 +201,36 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_falls_behind_is_told_and_let_go() {
+        let (sender, events) = broadcast::channel(BEHIND);
+        let places = Arc::new(tokio::sync::Semaphore::new(1));
+        let mut reader = Reader {
+            events,
+            closing: CancellationToken::new(),
+            sees_no_payload: true,
+            is_over: false,
+            _place: Arc::clone(&places).try_acquire_owned().unwrap(),
+        };
+        let event = |number: usize| {
+            Arc::new(Event {
+                name: "figures",
+                body: json!({ "number": number }),
+                words: None,
+            })
+        };
+        sender.send(event(0)).unwrap();
+        assert!(reader.next().await.unwrap().contains("\"number\":0"));
+        for number in 0..BEHIND + 7 {
+            sender.send(event(number)).unwrap();
+        }
+        let told = reader.next().await.unwrap();
+        assert_eq!(told, "event: dropped\ndata: {\"missed\":7}\n\n");
+        assert_eq!(reader.next().await, None);
+        drop(reader);
+        assert_eq!(places.available_permits(), 1);
+    }
 
     #[test]
     fn h7_no_data_can_look_like_an_event_and_viewers_see_no_words() {

@@ -290,7 +290,7 @@ fn h17_events_want_the_token_and_no_other_page() {
     let api = Api::run(QUIET);
     api.send("GET", "/api/v1/events", "accept: text/event-stream\r\n")
         .is(401);
-    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let upgrade = "connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let reply = api.say(&format!(
         "GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n{upgrade}\r\n"
     ));
