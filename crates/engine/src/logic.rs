@@ -138,7 +138,7 @@ impl FunctionPlan {
             heartbeat: None,
         };
         let pool = Pool::open(
-            Launch::python(&interpreter(), &label),
+            Launch::python(&interpreter(), &label).counted(resources.workers.clone()),
             start,
             self.processes,
             START_WITHIN,

@@ -8,6 +8,7 @@ pub(crate) mod repeats;
 mod replica;
 mod report;
 mod stage;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use queue::{QueueMeter, Waiting};
 pub use replica::{Calling, ReplicaClock};
 pub use report::{Deliveries, PipelineReport, RunReport};
 pub use stage::StageMeter;
+pub use workers::{Worker, Workers};
 
 /// What is to be measured of a stage.
 #[derive(Clone, Debug)]
@@ -94,7 +96,7 @@ impl FlowMeter {
             clock: clock.clone(),
             started: clock.monotonic(),
             pipelines: pipelines.iter().map(meters).collect(),
-            host: HostMeter::default(),
+            host: HostMeter::start(),
         }
     }
 
@@ -102,6 +104,14 @@ impl FlowMeter {
     pub fn pipeline(&self, index: usize) -> (Arc<PipelineMeter>, Vec<Arc<StageMeter>>) {
         let meters = &self.pipelines[index];
         (Arc::clone(&meters.pipeline), meters.stages.clone())
+    }
+
+    /// What counts the worker processes of a stage.
+    pub fn workers(&self, pipeline: &str, stage: &str) -> Workers {
+        let pipelines = self.pipelines.iter().filter(|one| *one.name == *pipeline);
+        let mut stages = pipelines.flat_map(|one| &one.stages);
+        let stage = stages.find(|known| known.is_called(stage));
+        stage.map_or_else(Workers::default, |stage| stage.workers.clone())
     }
 
     /// Whether any stage works now.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Dice};
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
+use crate::observe::Workers;
 use crate::since::Positions;
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
@@ -39,6 +40,8 @@ pub struct Resources {
     pub functions: Functions,
     /// The threads that they run on.
     pub threads: FunctionThreads,
+    /// What counts the stage's worker processes.
+    pub workers: Workers,
     /// Tasks that end with the pipeline.
     pub tasks: Tasks,
     /// Fires when the pipeline ends: tasks of the component end then.

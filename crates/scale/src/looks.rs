@@ -35,8 +35,12 @@ impl Looks {
         }
     }
 
-    /// Keeps a look; they come in the order of time.
+    /// Keeps a look; they come in the order of time. Of those after intake only the newest stays.
     pub fn note(&mut self, figures: FlowFigures) {
+        let end = self.intake_until.unwrap_or(f64::INFINITY);
+        if self.looks.last().is_some_and(|last| last.seconds > end) {
+            self.looks.pop();
+        }
         self.looks.push(figures);
         if self.looks.len() > KEPT {
             let old = self.looks.len() / 2;
@@ -231,9 +235,10 @@ mod tests {
     #[test]
     fn what_is_finished_after_intake_is_not_judged() {
         let mut looks = run(10, |_| ([1.0, 0.0], 1.0));
-        for second in 11..20 {
+        for second in 11..500 {
             looks.note(look(f64::from(second), [10.0, 0.0], 10.0));
         }
+        assert_eq!(looks.looks.len(), 11);
         let found = looks.whole().unwrap().bottleneck.unwrap();
         assert_eq!((&*found.stage, found.certain), ("a", true));
     }

@@ -9,9 +9,13 @@ use std::sync::{Mutex, PoisonError};
 
 use wiredflow_scale::figures::HostFigures;
 
-/// The figures of the machine; keeps what it must, so that threads that have ended still count.
-#[derive(Debug, Default)]
-pub(super) struct HostMeter(Mutex<Seen>);
+/// The figures of the machine since the start; keeps what it must, so that threads that have ended still count.
+#[derive(Debug)]
+pub(super) struct HostMeter {
+    /// The machine's ticks at the start.
+    before: u64,
+    seen: Mutex<Seen>,
+}
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -22,6 +26,14 @@ struct Seen {
 }
 
 impl HostMeter {
+    /// From now on.
+    pub(super) fn start() -> Self {
+        Self {
+            before: busy_ticks(),
+            seen: Mutex::default(),
+        }
+    }
+
     /// The figures now. Run delay is counted from the first look on.
     pub(super) fn figures(&self) -> HostFigures {
         let ticks = rustix::param::clock_ticks_per_second() as f64;
@@ -29,7 +41,7 @@ impl HostMeter {
         let family = family(std::process::id());
         let mut figures = HostFigures {
             cores: std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64),
-            busy_seconds: busy_ticks() as f64 / ticks,
+            busy_seconds: busy_ticks().saturating_sub(self.before) as f64 / ticks,
             memory_used: memory_used(),
             ..HostFigures::default()
         };
@@ -44,7 +56,7 @@ impl HostMeter {
             figures.memory_bytes += stat.resident_pages * page;
             delays.extend(thread_delays(&folder));
         }
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for (thread, delay) in &delays {
             let before = seen.threads.get(thread).copied().unwrap_or(0);
             // A number that was given again to a new thread begins anew.
@@ -54,6 +66,12 @@ impl HostMeter {
         figures.run_delay_seconds = seen.run_delay as f64 / 1e9;
         figures
     }
+}
+
+/// Bytes that a process has resident now; 0 when there is no such process.
+pub(super) fn memory_of(process: u32) -> u64 {
+    let stat = Stat::read(&format!("/proc/{process}"));
+    stat.map_or(0, |stat| stat.resident_pages * rustix::param::page_size() as u64)
 }
 
 /// What `/proc/PID/stat` says of a process and of its children that have ended.
@@ -163,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_machine_tells_what_this_process_uses_and_it_only_grows() {
-        let meter = HostMeter::default();
+        let meter = HostMeter::start();
         let before = meter.figures();
         assert!(
             before.cores >= 1.0 && before.memory_bytes > 1 << 20,

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use super::StageSign;
 use super::queue::QueueMeter;
 use super::replica::ReplicaClock;
+use super::workers::Workers;
 
 /// The figures of one stage.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct StageMeter {
     pub limited: AtomicU64,
     /// What waits before the stage.
     pub queue: QueueMeter,
+    /// Its worker processes.
+    pub workers: Workers,
     queue_room: usize,
     rate_limit: Option<f64>,
     spread: Mutex<Spreads>,
@@ -70,10 +73,15 @@ impl StageMeter {
             records_skipped: AtomicU64::new(0),
             limited: AtomicU64::new(0),
             queue: QueueMeter::new(clock),
+            workers: Workers::default(),
             queue_room: sign.queue_room,
             rate_limit: sign.rate_limit,
             spread: Mutex::default(),
         }
+    }
+
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        *self.stage == *name
     }
 
     /// Counts a batch that is taken.
@@ -132,13 +140,14 @@ impl StageMeter {
             (spreads.service.clone(), spreads.batch.clone())
         };
         let queue = self.queue.figures();
+        let (processes, memory) = self.workers.figures();
         StageFigures {
             pipeline: self.pipeline.to_string(),
             stage: self.stage.to_string(),
             kind: self.kind.clone(),
             place: "local".to_owned(),
             replicas: self.replicas.len(),
-            processes: 0,
+            processes,
             rate_limit: self.rate_limit,
             calls: count(&self.calls),
             records_in: count(&self.records_in),
@@ -160,7 +169,7 @@ impl StageMeter {
             in_flight,
             oldest_call_seconds: oldest.as_secs_f64(),
             hottest_key: None,
-            memory_bytes: None,
+            memory_bytes: (processes > 0).then_some(memory),
         }
     }
 }

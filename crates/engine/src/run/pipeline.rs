@@ -11,7 +11,7 @@ use wiredflow_core::delivery::Parcel;
 use wiredflow_core::stage::{AnySource, AnyStage};
 use wiredflow_core::{Error, ErrorKind, Result};
 
-use crate::observe::{StageMeter, repeats};
+use crate::observe::{StageMeter, Workers, repeats};
 use crate::plan::{PipelinePlan, TriggerPlan};
 use crate::resources::Resources;
 use crate::tasks::Tasks;
@@ -203,6 +203,7 @@ pub(super) async fn open_stages(
     for stage in &plan.stages {
         let resources = Resources {
             stage: Arc::clone(&stage.name),
+            workers: pipeline.shared.meters.workers(&plan.name, &stage.name),
             ..resources.clone()
         };
         let open = || (stage.open.0)(resources.clone());
@@ -435,6 +436,7 @@ impl Shared {
             positions: self.positions(&pipeline.name),
             functions: self.functions.clone(),
             threads: self.threads.clone(),
+            workers: Workers::default(),
             tasks: pipeline.tasks.child(),
             stop: stop.clone(),
         }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::process::Stdio;
 
+use crate::observe::Workers;
 use tokio::process::Command;
 use wiredflow_core::{Error, Result};
 
@@ -42,6 +43,7 @@ pub struct Launch {
     preamble: Vec<u8>,
     noun: String,
     advice: &'static str,
+    workers: Workers,
 }
 
 impl Launch {
@@ -61,6 +63,7 @@ impl Launch {
             preamble,
             noun: "the Python process".to_owned(),
             advice: "install Python 3.8 or newer, or name another interpreter",
+            workers: Workers::default(),
         }
     }
 
@@ -75,7 +78,19 @@ impl Launch {
             preamble: Vec::new(),
             noun: format!("`{program}`"),
             advice: "install it, or write its full path",
+            workers: Workers::default(),
         })
+    }
+
+    /// Its processes are counted here.
+    #[must_use]
+    pub fn counted(self, workers: Workers) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// What counts its processes.
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// How messages name the process.

@@ -12,6 +12,7 @@ use super::spawner::Spawner;
 use super::stderr::Stderr;
 use super::{Launch, WorkerHost};
 use crate::clock::Clock;
+use crate::observe::Worker;
 use crate::tasks::Tasks;
 
 /// How long a process that is no longer needed may take to end by itself after its input has ended.
@@ -36,6 +37,8 @@ pub(super) struct Yard {
 #[derive(Debug)]
 pub(super) struct Process {
     client: Option<Client>,
+    /// Counts what it uses.
+    worker: Option<Worker>,
     stderr: Arc<Stderr>,
     group: Option<Group>,
     clock: Clock,
@@ -97,6 +100,7 @@ impl Process {
         };
         let mut process = Self {
             client: None,
+            worker: None,
             stderr,
             group: Some(group),
             clock: clock.clone(),
@@ -113,7 +117,10 @@ impl Process {
             }
         };
         match connected {
-            Ok(client) => process.client = Some(client),
+            Ok(client) => {
+                process.client = Some(client);
+                process.worker = process.id().map(|id| launch.workers().works(id));
+            }
             Err(StartError::Refused(error)) => return Err(StartFailure::Refused(error)),
             Err(StartError::Lost(loss)) => {
                 let error = process.post_mortem(&loss).await;
@@ -175,6 +182,7 @@ impl Process {
     /// says where.
     pub(super) async fn stopped(&mut self, what: &str) -> Error {
         if let Some(group) = self.group.take() {
+            self.worker = None;
             group.end(Duration::ZERO).await;
         }
         self.client = None;
@@ -183,7 +191,7 @@ impl Process {
 
     /// Lets the process end by itself, which it does when its input ends; waits until it is gone.
     pub(super) async fn end(mut self) {
-        self.client = None;
+        (self.client, self.worker) = (None, None);
         if let Some(group) = self.group.take() {
             group.end(FAREWELL).await;
         }
@@ -195,7 +203,7 @@ impl Process {
     }
 
     fn leave(&mut self, patience: Duration) {
-        self.client = None;
+        (self.client, self.worker) = (None, None);
         if let Some(group) = self.group.take()
             && tokio::runtime::Handle::try_current().is_ok()
         {

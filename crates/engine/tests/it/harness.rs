@@ -37,6 +37,7 @@ pub(crate) fn resources(folder: &Path) -> Resources {
         positions: wiredflow_engine::since::Positions::of("pipeline".into(), None),
         functions: Functions::default(),
         threads: FunctionThreads::default(),
+        workers: wiredflow_engine::observe::Workers::default(),
         tasks: Tasks::default(),
         stop: CancellationToken::new(),
     }

@@ -111,12 +111,23 @@ fn host(profile: &Profile, stage: &StageProfile, shares: &Shares) -> Option<(Cau
     if host.cpu_used < HOST_BUSY {
         return None;
     }
-    let on_core = stage.cpu_seconds + stage.run_delay_seconds;
+    // Of stages without processes of their own, only the whole flow's figures are known.
+    let (cpu, delay) = match stage.processes {
+        0 if stage.cpu_seconds == 0.0 => (
+            host.cpu_own * host.cores * profile.seconds,
+            host.run_delay * profile.seconds,
+        ),
+        _ => (stage.cpu_seconds, stage.run_delay_seconds),
+    };
+    let on_core = cpu + delay;
     let wall = stage.seconds.wall.max(f64::EPSILON);
-    let delayed = stage.run_delay_seconds / on_core.max(f64::EPSILON);
+    let delayed = delay / on_core.max(f64::EPSILON);
+    if shares.external > shares.compute + shares.overhead {
+        return None;
+    }
     // The work must want a core for most of its time: a stage that sleeps is not slow for want of one.
     let wants_cores = on_core / wall >= MOST * shares.taken() * stage.used_share();
-    let fills_it = stage.cpu_seconds >= HOST_BUSY * host.cores * profile.seconds;
+    let fills_it = cpu >= HOST_BUSY * host.cores * profile.seconds;
     (wants_cores && (delayed >= NO_CORE || fills_it)).then(|| {
         let words = format!(
             "{} of the machine's {} cores worked ({} for this flow); its calls were ready and had no core for {} of \
@@ -124,7 +135,7 @@ fn host(profile: &Profile, stage: &StageProfile, shares: &Shares) -> Option<(Cau
             percent(host.cpu_used),
             host.cores,
             percent(host.cpu_own),
-            time(stage.run_delay_seconds),
+            time(delay),
             time(on_core),
         );
         (Cause::HostFull, words)
@@ -173,14 +184,28 @@ fn own_work(profile: &Profile, suspect: &Suspect<'_>) -> (Cause, Vec<String>) {
         let words = format!("one key has {} of the records", percent(share));
         return (Cause::Skew, vec![words, used]);
     }
+    // Where the CPU of its processes is known, the rest of its compute is waiting that they did inside a call.
+    let wall = stage.seconds.wall.max(f64::EPSILON);
+    let on_core = (stage.cpu_seconds + stage.run_delay_seconds) / wall;
+    let inside = match stage.processes {
+        0 => 0.0,
+        _ => (shares.compute - on_core).max(0.0),
+    };
     // What waits outside and is throttled after failures: a peer that is away or slow.
-    let waits = shares.external + shares.throttled;
+    let waits = shares.external + shares.throttled + inside;
     // The engine's own work (reading, writing, handing over) is CPU too.
-    let works = shares.compute + shares.overhead;
+    let works = shares.compute - inside + shares.overhead;
     // Calls that wait for a worker process wait for what that does.
     let waits_in_process = stage.processes > 0
         && shares.overhead > shares.compute
         && cores < MOST * processes * shares.taken();
+    let waited = (inside >= 0.1).then(|| {
+        format!(
+            "its function waited {} of the time: it was in a call and used no core",
+            percent(inside)
+        )
+    });
+    let used: Vec<String> = waited.into_iter().chain([used]).collect();
     let failed = (stage.errors > 0).then(|| {
         format!(
             "{} of {} calls failed, {} were tried again",
@@ -195,7 +220,7 @@ fn own_work(profile: &Profile, suspect: &Suspect<'_>) -> (Cause, Vec<String>) {
         } else {
             Cause::ExternalLatency
         };
-        return (cause, failed.into_iter().chain([used]).collect());
+        return (cause, failed.into_iter().chain(used).collect());
     }
-    (Cause::Compute, failed.into_iter().chain([used]).collect())
+    (Cause::Compute, failed.into_iter().chain(used).collect())
 }

@@ -120,15 +120,14 @@ impl<'a> View<'a> {
 
     fn stream(self) -> Option<Suspect<'a>> {
         let held = self.is_held();
-        let cliff = self
-            .cliff(1.0)
-            .filter(|stage| self.shares[*stage].taken() + self.shares[*stage].blocked >= HAS_WORK);
-        let walk = self.walk(held);
-        let always = |stage: &usize| self.shares[*stage].taken() >= NEARLY_ALWAYS;
+        let (cliff, walk) = (self.cliff(1.0), self.walk(held));
+        let taken = |stage: usize| self.shares[stage].taken();
+        let has_work = |stage: usize| taken(stage) + self.shares[stage].blocked >= HAS_WORK;
         let (chosen, agree) = match (cliff, walk) {
-            (Some(cliff), Some(walk)) => (cliff, cliff == walk),
-            (Some(cliff), None) if always(&cliff) => (cliff, false),
-            (None, Some(walk)) if self.shares[walk].taken() >= HAS_WORK => (walk, false),
+            (Some(cliff), Some(walk)) if cliff == walk => (cliff, true),
+            (Some(cliff), Some(_)) if has_work(cliff) => (cliff, false),
+            (Some(cliff), None) if taken(cliff) >= NEARLY_ALWAYS => (cliff, false),
+            (_, Some(walk)) if taken(walk) >= HAS_WORK => (walk, false),
             _ => return self.hung(),
         };
         let mut evidence = self.queues(chosen, 1.0);
