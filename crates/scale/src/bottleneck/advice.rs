@@ -92,7 +92,11 @@ fn compute(profile: &Profile, stage: &StageProfile) -> Vec<String> {
 }
 
 fn external(stage: &StageProfile) -> Vec<String> {
-    let calls = (stage.replicas.max(1) * 4).min(64);
+    let at_once = match stage.processes {
+        0 => stage.replicas,
+        processes => processes.min(stage.replicas),
+    };
+    let calls = (at_once.max(1) * 4).clamp(4, 64);
     let name = &stage.stage;
     let mut advice = vec![match stage.processes {
         0 => format!("wait for several at once: `parallel: {calls}` on `{name}`"),

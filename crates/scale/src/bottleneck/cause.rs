@@ -111,14 +111,7 @@ fn host(profile: &Profile, stage: &StageProfile, shares: &Shares) -> Option<(Cau
     if host.cpu_used < HOST_BUSY {
         return None;
     }
-    // Of stages without processes of their own, only the whole flow's figures are known.
-    let (cpu, delay) = match stage.processes {
-        0 if stage.cpu_seconds == 0.0 => (
-            host.cpu_own * host.cores * profile.seconds,
-            host.run_delay * profile.seconds,
-        ),
-        _ => (stage.cpu_seconds, stage.run_delay_seconds),
-    };
+    let (cpu, delay) = cores_used(profile, stage);
     let on_core = cpu + delay;
     let wall = stage.seconds.wall.max(f64::EPSILON);
     let delayed = delay / on_core.max(f64::EPSILON);
@@ -142,6 +135,19 @@ fn host(profile: &Profile, stage: &StageProfile, shares: &Shares) -> Option<(Cau
     })
 }
 
+/// The seconds that a stage's calls had a core, and that they waited for one; of a stage without processes of its own
+/// those of all the flow, which it cannot have exceeded.
+fn cores_used(profile: &Profile, stage: &StageProfile) -> (f64, f64) {
+    let host = &profile.host;
+    match stage.processes {
+        0 if stage.cpu_seconds == 0.0 => (
+            host.cpu_own * host.cores * profile.seconds,
+            host.run_delay * profile.seconds,
+        ),
+        _ => (stage.cpu_seconds, stage.run_delay_seconds),
+    }
+}
+
 impl StageProfile {
     /// The share of its calls at once that can be at work: those beyond its processes wait for one.
     fn used_share(&self) -> f64 {
@@ -156,9 +162,15 @@ impl StageProfile {
 fn own_work(profile: &Profile, suspect: &Suspect<'_>) -> (Cause, Vec<String>) {
     let (stage, shares) = (suspect.stage, &suspect.shares);
     let active = (stage.seconds.wall / stage.replicas.max(1) as f64).max(f64::EPSILON);
-    let cores = stage.cpu_seconds / active;
+    let (cpu, delay) = cores_used(profile, stage);
+    let cores = cpu / active;
     let used = format!(
-        "its calls used {cores:.2} of {} cores, of which {} were busy",
+        "{} used {cores:.2} of {} cores, of which {} were busy",
+        if stage.processes > 0 {
+            "its processes"
+        } else {
+            "the flow"
+        },
         profile.host.cores,
         percent(profile.host.cpu_used)
     );
@@ -184,21 +196,16 @@ fn own_work(profile: &Profile, suspect: &Suspect<'_>) -> (Cause, Vec<String>) {
         let words = format!("one key has {} of the records", percent(share));
         return (Cause::Skew, vec![words, used]);
     }
-    // Where the CPU of its processes is known, the rest of its compute is waiting that they did inside a call.
+    // A call that has not used a core has waited, whatever the engine took it for. Without processes of its own the
+    // stage has used no more than all the flow has.
     let wall = stage.seconds.wall.max(f64::EPSILON);
-    let on_core = (stage.cpu_seconds + stage.run_delay_seconds) / wall;
-    let inside = match stage.processes {
-        0 => 0.0,
-        _ => (shares.compute - on_core).max(0.0),
-    };
+    let inside = (shares.compute - (cpu + delay) / wall).max(0.0);
     // What waits outside and is throttled after failures: a peer that is away or slow.
     let waits = shares.external + shares.throttled + inside;
     // The engine's own work (reading, writing, handing over) is CPU too.
-    let works = shares.compute - inside + shares.overhead;
-    // Calls that wait for a worker process wait for what that does.
-    let waits_in_process = stage.processes > 0
-        && shares.overhead > shares.compute
-        && cores < MOST * processes * shares.taken();
+    // Calls that wait for a worker process wait for what the calls in it do.
+    let no_process = (shares.taken() - shares.throttled) * (1.0 - stage.used_share());
+    let works = shares.compute - inside + (shares.overhead - no_process).max(0.0);
     let waited = (inside >= 0.1).then(|| {
         format!(
             "its function waited {} of the time: it was in a call and used no core",
@@ -212,7 +219,7 @@ fn own_work(profile: &Profile, suspect: &Suspect<'_>) -> (Cause, Vec<String>) {
             stage.errors, stage.calls, stage.retries
         )
     });
-    if waits >= works || waits_in_process {
+    if waits >= works {
         let is_source = suspect.is_first && suspect.why == Why::Finite;
         let gives_on = suspect.next.is_some_and(|next| next.calls >= SEVERAL);
         let cause = if is_source && gives_on {

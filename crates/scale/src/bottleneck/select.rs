@@ -120,7 +120,17 @@ impl<'a> View<'a> {
 
     fn stream(self) -> Option<Suspect<'a>> {
         let held = self.is_held();
-        let (cliff, walk) = (self.cliff(1.0), self.walk(held));
+        let walk = self.walk(held);
+        // A queue before a stage that is itself held back most of the time belongs to the one that holds it, which may
+        // have taken what waited before it into a group.
+        let cliff = self.cliff(1.0).and_then(|cliff| {
+            let is_held = self.shares[cliff].blocked > MOST;
+            if is_held {
+                walk.filter(|walk| *walk > cliff)
+            } else {
+                Some(cliff)
+            }
+        });
         let taken = |stage: usize| self.shares[stage].taken();
         let has_work = |stage: usize| taken(stage) + self.shares[stage].blocked >= HAS_WORK;
         let (chosen, agree) = match (cliff, walk) {

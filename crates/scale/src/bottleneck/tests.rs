@@ -202,6 +202,17 @@ fn two_readings_that_differ_are_both_told() {
 }
 
 #[test]
+fn a_queue_before_a_stage_that_is_held_back_belongs_to_the_one_that_holds_it() {
+    // It takes four batches at once, so that none waits before it.
+    let mut profile = held_by(stage("groups", clocks(0.1, 9.8, 0.0)));
+    profile.stages[1].queue_before = 0.7;
+    assert_eq!(
+        named(&profile),
+        ("groups".to_owned(), Cause::ExternalLatency, true)
+    );
+}
+
+#[test]
 fn a_schedule_is_too_tight_when_a_run_takes_longer_than_its_period() {
     let stages = || {
         vec![
@@ -343,6 +354,16 @@ fn calls_that_share_a_python_process_are_told_from_calls_that_sleep_in_it() {
     };
     assert_eq!(named(&four(9.5)).1, Cause::Gil);
     assert_eq!(named(&four(0.2)).1, Cause::ExternalLatency);
+    // The same where the clocks know nothing of what a call does inside.
+    let mut two = four(0.2);
+    let stage = &mut two.stages[1];
+    (stage.replicas, stage.seconds.wall) = (2, 20.0);
+    (
+        stage.seconds.compute,
+        stage.seconds.external,
+        stage.seconds.overhead,
+    ) = (10.0, 0.0, 9.9);
+    assert_eq!(named(&two).1, Cause::ExternalLatency);
 }
 
 #[test]

@@ -144,6 +144,16 @@ pub(super) fn written_by_hand() -> Vec<Case> {
             limited("slow", "compute"),
         ),
         flow(
+            "a program that sleeps",
+            ONCE,
+            &[
+                make(),
+                "core_logic: {program: [sh, -c, \"sleep 0.06; cat\"]}, name: slow".to_owned(),
+                store(),
+            ],
+            limited("slow", "external_latency"),
+        ),
+        flow(
             "a slow peer",
             ONCE,
             &[configure(), get("/wait/80", ""), store()],

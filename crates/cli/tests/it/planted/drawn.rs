@@ -7,9 +7,9 @@ use super::cases::{Case, Feed, MQTT, ONCE, Truth, limited, pipeline, python, sql
 /// Draws one.
 pub(super) fn draw(chance: &mut Chance, number: usize) -> Case {
     match chance.below(10) {
-        0 => healthy(chance, number),
-        1 => tight(chance, number),
-        2 => source_bound(chance, number),
+        0 | 1 => healthy(chance, number),
+        2 => tight(chance, number),
+        3 => source_bound(chance, number),
         _ => chain(chance, number),
     }
 }

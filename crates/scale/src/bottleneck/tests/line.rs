@@ -83,7 +83,8 @@ impl Line {
 pub(super) fn quiet() -> Host {
     Host {
         cores: 2.0,
-        cpu_used: 0.1,
+        cpu_used: 0.6,
+        cpu_own: 0.6,
         ..Host::default()
     }
 }
