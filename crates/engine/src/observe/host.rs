@@ -71,7 +71,9 @@ impl HostMeter {
 /// Bytes that a process has resident now; 0 when there is no such process.
 pub(super) fn memory_of(process: u32) -> u64 {
     let stat = Stat::read(&format!("/proc/{process}"));
-    stat.map_or(0, |stat| stat.resident_pages * rustix::param::page_size() as u64)
+    stat.map_or(0, |stat| {
+        stat.resident_pages * rustix::param::page_size() as u64
+    })
 }
 
 /// What `/proc/PID/stat` says of a process and of its children that have ended.

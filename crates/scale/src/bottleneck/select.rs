@@ -25,7 +25,7 @@ const NEARLY_ALWAYS: f64 = 0.95;
 const NEARLY_EQUAL: f64 = 0.9;
 /// Seconds that something done once must have taken for its slowest stage to be worth a word.
 const WORTH_A_WORD: f64 = 0.3;
-/// The part of the measured time that something done once must have taken, unless it goes on.
+/// The part of the measured time that something done once must have taken beside other pipelines, unless it goes on.
 const STILL_MATTERS: f64 = 0.25;
 /// Deliveries in an inbox from which on its pipeline is behind.
 const BEHIND: u64 = 10;
@@ -80,7 +80,13 @@ pub(super) fn suspect<'a>(
         Trigger::Once => {
             let active = active(pipeline, profile.seconds);
             let is_over = pipeline.under_way == 0;
-            if active < WORTH_A_WORD || is_over && active < STILL_MATTERS * profile.seconds {
+            // Beside what goes on; a flow that does nothing else is asked about just this.
+            let has_other_work = profile
+                .pipelines
+                .iter()
+                .any(|one| one.trigger != Trigger::Once);
+            let is_long_ago = has_other_work && active < STILL_MATTERS * profile.seconds;
+            if active < WORTH_A_WORD || is_over && is_long_ago {
                 return None;
             }
             View::new(pipeline, stages, active)?.finite(profile.seconds / active)
