@@ -12,7 +12,7 @@ use crate::profile::{PipelineProfile, Profile, StageProfile};
 
 /// Finds what limits the flow in the time that was measured; none where every stream and schedule keeps up.
 ///
-/// The stage is chosen by what waits (see [`select`]), never by speed alone: a stage without input looks slow. Where
+/// The stage is chosen by what waits (see the module `select`), never by speed alone: a stage without input looks slow. Where
 /// two ways to look disagree, or a second stage is nearly as busy, it is not certain, and the evidence says both.
 pub fn find(profile: &Profile) -> Option<Bottleneck> {
     let mut suspects: Vec<select::Suspect<'_>> = profile
