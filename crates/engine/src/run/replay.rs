@@ -240,10 +240,10 @@ async fn feed_one(
     token: Token,
 ) -> Result<bool> {
     let desk = &shared.desk;
-    let read = || shared.state.letter(&letter.id);
+    let read = || shared.state.asked_letter(&letter.id);
     let stored = match shared.patiently(&doors.stopping, read).await {
         Ok(Some(stored)) => stored,
-        // It was dropped just now.
+        // It was dropped just now, or its replay has ended between the list and here.
         Ok(None) => {
             desk.forget(token);
             return Ok(true);

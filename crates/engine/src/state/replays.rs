@@ -116,14 +116,16 @@ impl StateHandle {
             .await
     }
 
-    /// A letter with its body, if it is kept.
-    pub async fn letter(&self, id: &DeadLetterId) -> Result<Option<StoredDeadLetter>> {
+    /// A letter with its body, if it is kept, and asked for still.
+    pub async fn asked_letter(&self, id: &DeadLetterId) -> Result<Option<StoredDeadLetter>> {
         let id = id.clone();
         self.writer
             .call(move |connection| {
                 let columns = dead_letters::COLUMNS;
                 let found = connection
-                    .prepare_cached(&format!("SELECT {columns} FROM dead_letters WHERE id = ?1"))?
+                    .prepare_cached(&format!(
+                        "SELECT {columns} FROM dead_letters WHERE id = ?1 AND asked IS NOT NULL"
+                    ))?
                     .query_row([&id.0], dead_letters::read_stored)
                     .optional()?;
                 Ok(found)

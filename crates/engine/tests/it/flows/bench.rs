@@ -1,7 +1,7 @@
 //! What a test of a whole flow needs: a folder, functions, stages and sources of the test's own, and the state afterwards.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use wiredflow_engine::functions::{Call, Functions};
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, TriggerPlan};
 use wiredflow_engine::run::{Ended, RunOptions, Running, start};
-use wiredflow_engine::state::{Selection, StateReader, StoredDeadLetter, StoredRun};
+use wiredflow_engine::state::{Selection, StateReader, StoredDeadLetter, StoredRun, is_locked};
 use wiredflow_scale::figures::FlowFigures;
 use wiredflow_testkit::wait_until;
 
@@ -192,6 +192,7 @@ pub(crate) fn run_plan(plan: &Plan, options: &RunOptions) -> Ended {
 pub(crate) struct Started {
     pub(crate) running: Option<Running>,
     runtime: Option<Runtime>,
+    state: PathBuf,
 }
 
 impl Started {
@@ -201,6 +202,7 @@ impl Started {
         Self {
             running: Some(running),
             runtime: Some(runtime),
+            state: plan.state.clone(),
         }
     }
 
@@ -229,12 +231,13 @@ impl Started {
         self.running.as_ref().unwrap().stopper().stop();
     }
 
-    /// Drops it, and waits until no task of it is left.
+    /// Drops it, and waits until no task of it is left, and the thread that holds its state has let go.
     pub(crate) fn abandon(mut self) {
         drop(self.running.take());
         let runtime = self.runtime.take().unwrap();
         none_outlives(&runtime);
         runtime.shutdown_background();
+        wait_until(PATIENCE, || !is_locked(&self.state));
     }
 
     /// Waits for the end, and looks that nothing is left running.

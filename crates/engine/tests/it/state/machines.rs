@@ -222,6 +222,11 @@ async fn play(steps: &[Step]) {
         let asked: BTreeSet<_> = asked.into_iter().map(|letter| letter.id).collect();
         let expected = model.iter().filter(|(_, kept)| kept.asked);
         assert_eq!(asked, expected.map(|(id, _)| id.clone()).collect());
+        for (id, kept) in &model {
+            // Who was told before that a letter is asked for does not replay it twice.
+            let letter = state.handle().asked_letter(id).await.unwrap();
+            assert_eq!(letter.is_some(), kept.asked);
+        }
     }
     close(state).await;
 }
