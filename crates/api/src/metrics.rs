@@ -167,6 +167,15 @@ impl Metrics {
                 self.sample(name, &[("pipeline", pipeline)], inbox.waiting as f64);
             }
         }
+        let name = "wiredflow_stage_outbox_records";
+        let help = "Records that wait in the outbox of a stage with `required: false`";
+        self.family(name, Kind::Gauge, None, help);
+        for (pipeline, one) in &report.pipelines {
+            for (stage, outbox) in &one.outboxes {
+                let labels: Labels<'_> = &[("pipeline", pipeline), ("stage", stage)];
+                self.sample(name, labels, outbox.waiting as f64);
+            }
+        }
         let name = "wiredflow_dead_letters";
         self.family(name, Kind::Gauge, None, "Dead letters that are kept");
         for state in states {

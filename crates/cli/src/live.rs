@@ -57,7 +57,7 @@ enum Shown {
     Bad,
 }
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     Column::new(
         "COMMITTED",
         |_, _, one| one.deliveries.committed,
@@ -80,6 +80,11 @@ const COLUMNS: [Column; 9] = [
     Column::new(
         "IN THE INBOX",
         |_, _, one| one.inbox.map_or(0, |inbox| inbox.waiting),
+        Shown::Some,
+    ),
+    Column::new(
+        "IN OUTBOXES",
+        |_, _, one| one.outboxes.values().map(|outbox| outbox.waiting).sum(),
         Shown::Some,
     ),
     Column::new("RESTARTS", |_, _, one| one.restarts, Shown::Bad),
@@ -150,6 +155,10 @@ fn sentence(report: &RunReport, paint: Paint) -> String {
         (
             sum(|one| one.inbox.map_or(0, |inbox| inbox.waiting)),
             "in the inbox for the next start",
+        ),
+        (
+            sum(|one| one.outboxes.values().map(|outbox| outbox.waiting).sum()),
+            "records in outboxes for the next start",
         ),
     ] {
         if number > 0 {
@@ -230,6 +239,7 @@ mod tests {
             restarts: 0,
             ticks_skipped: 0,
             inbox: None,
+            outboxes: BTreeMap::new(),
             last_error: error.map(str::to_owned),
         }
     }

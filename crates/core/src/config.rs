@@ -105,8 +105,8 @@ pub struct StagePolicy {
     pub timeout: Option<Duration>,
     /// `None`: the component's default.
     pub retry: Option<Retry>,
-    /// After the last attempt.
-    pub on_error: OnError,
+    /// After the last attempt; `None`: `stop`, and `dead_letter` where nothing waits for the stage.
+    pub on_error: Option<OnError>,
     /// Calls at once.
     pub parallel: usize,
     /// Whether parallel calls hand on their output in the order of their input.
@@ -122,7 +122,7 @@ impl Default for StagePolicy {
         Self {
             timeout: None,
             retry: None,
-            on_error: OnError::Stop,
+            on_error: None,
             parallel: 1,
             ordered: true,
             batch: None,
@@ -271,7 +271,8 @@ config! {
         preprocess: Vec<Node>,
         /// The field that tells rows apart: a row with a known key replaces the old one.
         key: Option<String>,
-        /// `false`: a failure here does not hold the source back; not built yet.
+        /// `false`: nothing waits for it. Its records go into a queue on the disk, from which they are worked off by
+        /// themselves; what fails for good is a dead letter.
         required: bool = "true",
     }
 }
@@ -330,6 +331,16 @@ pub fn split_kind<'n>(
         return None;
     };
     for other in more {
+        let inside = StorageOptions::fields()
+            .iter()
+            .any(|field| field.name == other.key);
+        if inside && matches!(kind.key.as_str(), "store" | "send") {
+            let (key, kind) = (&other.key, &kind.key);
+            let message = format!("`{key}` stands inside `{kind}`, not beside it");
+            let help = format!("write `{kind}: {{…, {key}: …}}`");
+            reading.error_with_help(other.span, message, help);
+            continue;
+        }
         let message = format!(
             "`{}` beside `{}`: {what} has exactly one kind",
             other.key, kind.key

@@ -114,8 +114,8 @@ config! {
         timeout: Option<Duration>,
         /// How often a call is tried: a peer that is away for ever, a function once, when left out.
         retry: Option<Retry>,
-        /// What happens after the last attempt.
-        on_error: OnError = "stop",
+        /// What happens after the last attempt: `stop` when left out, and `dead_letter` with `required: false`.
+        on_error: Option<OnError>,
         /// Calls at once.
         parallel: usize = "1",
         /// Whether parallel calls keep the order.
@@ -242,10 +242,6 @@ pub fn read_storage(
         }
     };
     let options = StorageOptions::from_node(&options, reading)?;
-    if !options.required {
-        let span = node.entry("required").map_or(span, |entry| entry.span);
-        reading.error(span, not_built_yet("required: false"));
-    }
     Some(StorageConfig {
         name: name.to_owned(),
         span,

@@ -1,7 +1,7 @@
 //! From `FlowConfig` back to nodes: what the reader reads as the same flow.
 
 use crate::config::{
-    Ack, Attempts, FlowConfig, Grouping, OnError, OnFailure, PipelineConfig, Retry, StageConfig,
+    Ack, Attempts, FlowConfig, Grouping, OnFailure, PipelineConfig, Retry, StageConfig,
     StagePolicy, StorageConfig, StorageOptions, TriggerConfig,
 };
 use crate::config_reader::{CatchUpWord, OverlapWord, free_name};
@@ -164,7 +164,9 @@ impl StageConfig {
         retry
             .iter()
             .for_each(|retry| keys.put("retry", retry_node(retry)));
-        keys.put_unless(*on_error == OnError::default(), "on_error", on_error.word());
+        on_error
+            .iter()
+            .for_each(|on_error| keys.put("on_error", on_error.word()));
         keys.put_unless(*parallel == 1, "parallel", Value::from(*parallel));
         keys.put_unless(*ordered, "ordered", Value::Bool(*ordered));
         batch

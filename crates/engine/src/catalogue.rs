@@ -201,6 +201,8 @@ pub struct Prepared {
     pub work: Work,
     /// Opens it.
     pub open: OpenStage,
+    /// Whether its input is done with only when it is: else its records wait in a queue of their own.
+    pub required: bool,
 }
 
 impl Prepared {
@@ -218,7 +220,14 @@ impl Prepared {
         Self {
             work,
             open: OpenStage(Arc::new(open)),
+            required: true,
         }
+    }
+
+    /// The stage with a word on whether something waits for it.
+    #[must_use]
+    pub fn required(self, required: bool) -> Self {
+        Self { required, ..self }
     }
 }
 

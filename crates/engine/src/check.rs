@@ -6,7 +6,7 @@ pub(crate) mod storages;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wiredflow_core::config::{FlowConfig, PipelineConfig, StageConfig, TriggerConfig};
+use wiredflow_core::config::{FlowConfig, OnError, PipelineConfig, StageConfig, TriggerConfig};
 use wiredflow_core::config_reader::{not_built_yet, read_flow};
 use wiredflow_core::fields::Reading;
 use wiredflow_core::fill::{Lookup, fill};
@@ -323,12 +323,25 @@ fn prepare_stage(config: &StageConfig, cx: &mut CheckCx<'_>) -> Option<StagePlan
         return None;
     };
     let prepared = inside(&config.kind, cx, |cx| (entry.prepare)(&config.config, cx))?;
+    let mut policy = config.policy.clone();
+    if !prepared.required {
+        if policy.on_error == Some(OnError::Stop) {
+            cx.reading.error_with_help(
+                config.kind_span,
+                "`on_error: stop` does not go with `required: false`, whose failures stop nothing"
+                    .to_owned(),
+                "possible: `dead_letter` (when left out), `skip`",
+            );
+        }
+        policy.on_error.get_or_insert(OnError::DeadLetter);
+    }
     Some(StagePlan {
         name: Arc::from(config.name.as_str()),
         kind: config.kind.clone(),
         work: prepared.work,
         open: prepared.open,
-        policy: config.policy.clone(),
+        policy,
+        required: prepared.required,
     })
 }
 

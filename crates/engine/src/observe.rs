@@ -2,6 +2,7 @@
 
 mod host;
 mod inbox;
+mod outbox;
 mod pipeline;
 mod queue;
 pub(crate) mod repeats;
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use host::HostMeter;
 
 pub use inbox::{InboxMeter, InboxReport};
+pub use outbox::{OutboxMeter, OutboxReport};
 pub use pipeline::{Holding, PipelineMeter};
 pub use queue::{QueueMeter, Waiting};
 pub use replica::{Calling, ReplicaClock};
@@ -44,6 +46,8 @@ pub struct StageSign {
     pub queue_room: usize,
     /// Calls a second that its `rate_limit` allows.
     pub rate_limit: Option<f64>,
+    /// Whether its input is done with only when it is.
+    pub required: bool,
 }
 
 /// What is to be measured of a pipeline: its name and its stages.

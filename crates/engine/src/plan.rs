@@ -115,4 +115,13 @@ pub struct StagePlan {
     pub open: OpenStage,
     /// What the engine does around its calls.
     pub policy: StagePolicy,
+    /// Whether its input is done with only when it is: else its records wait in an outbox, and it works on its own.
+    pub required: bool,
+}
+
+impl StagePlan {
+    /// Whether its records are kept on the disk until they are where they go.
+    pub fn has_outbox(&self) -> bool {
+        !self.required || self.work == Work::PeerSink
+    }
 }

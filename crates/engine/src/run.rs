@@ -34,7 +34,6 @@ use jiff::Timestamp;
 use wiredflow_core::{Error, Result};
 use wiredflow_scale::figures::Trigger;
 
-use crate::catalogue::Work;
 use crate::clock::{Clock, Dice};
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
@@ -80,7 +79,7 @@ pub struct RunOptions {
     pub dice: Dice,
     /// The HTTP clients of the flow.
     pub http: HttpClients,
-    /// How much an inbox holds.
+    /// How much an inbox holds, and the outbox of a stage with `required: false`.
     pub inbox: InboxLimits,
 }
 
@@ -184,6 +183,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         http: options.http.clone(),
         threads: FunctionThreads::default(),
         scrubber: plan.scrubber.clone(),
+        limits: options.inbox,
         state: state.handle(),
         storages: StorageHandles::new(handles),
         functions: plan.functions.clone(),
@@ -229,7 +229,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
     let senders = plan.pipelines.iter().flat_map(|pipeline| {
         let mut stages = Vec::new();
         for stage in &pipeline.stages {
-            if stage.work == Work::PeerSink {
+            if stage.has_outbox() {
                 stages.push((Arc::clone(&pipeline.name), Arc::clone(&stage.name)));
             }
         }
@@ -272,6 +272,7 @@ fn sign(
         replicas: stage.policy.parallel,
         queue_room: port::QUEUE,
         rate_limit: stage.policy.rate_limit,
+        required: stage.required,
     };
     let trigger = match &pipeline.trigger {
         TriggerPlan::Schedule(schedule, _) => Trigger::Schedule {

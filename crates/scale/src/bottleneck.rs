@@ -18,7 +18,10 @@ pub fn find(profile: &Profile) -> Option<Bottleneck> {
     let mut suspects: Vec<select::Suspect<'_>> = profile
         .pipelines
         .iter()
-        .filter_map(|pipeline| select::suspect(profile, pipeline))
+        .flat_map(|pipeline| {
+            let suspect = select::suspect(profile, pipeline);
+            suspect.into_iter().chain(select::behind(profile, pipeline))
+        })
         .collect();
     suspects.sort_by(|left, right| right.pressure.total_cmp(&left.pressure));
     let mut suspects = suspects.into_iter();
@@ -174,11 +177,13 @@ impl Shares {
     }
 }
 
-/// The stages of a pipeline, in order.
+/// The stages of a pipeline that it waits for, in order.
 fn stages_of<'a>(profile: &'a Profile, pipeline: &PipelineProfile) -> Vec<&'a StageProfile> {
+    let is_waited_for = |stage: &&StageProfile| stage.outbox.is_none();
     let stages = profile.stages.iter();
     stages
         .filter(|stage| stage.pipeline == pipeline.pipeline)
+        .filter(is_waited_for)
         .collect()
 }
 

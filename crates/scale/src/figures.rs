@@ -97,6 +97,8 @@ pub struct StageFigures {
     pub in_flight: usize,
     /// How long the oldest of them has run.
     pub oldest_call_seconds: f64,
+    /// Records that wait in its outbox now, where nothing waits for it (`required: false`).
+    pub outbox: Option<u64>,
     /// The share of the most frequent key among its records, 0 to 1; for keyed stages.
     pub hottest_key: Option<f64>,
     /// Bytes resident now of its own child processes.

@@ -136,12 +136,24 @@ pub struct StageProfile {
     pub in_flight: usize,
     /// How long the oldest of them had run.
     pub oldest_call_seconds: f64,
+    /// What waits in its outbox, where nothing waits for it (`required: false`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<Outbox>,
     /// The share of the most frequent key, for keyed stages.
     pub hottest_key: Option<f64>,
     /// Resident memory of its own processes.
     pub memory_mib: Option<f64>,
     /// (compute + external + overhead) / wall.
     pub utilisation: f64,
+}
+
+/// What waits for a stage that nothing waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbox {
+    /// Records that waited at the end of the time.
+    pub waiting: u64,
+    /// How many more these were than at its beginning.
+    pub growth: i64,
 }
 
 /// The figures of one pipeline.
@@ -284,6 +296,10 @@ impl StageProfile {
             queue_room: now.queue_room,
             in_flight: now.in_flight,
             oldest_call_seconds: now.oldest_call_seconds,
+            outbox: now.outbox.map(|waiting| Outbox {
+                waiting,
+                growth: (waiting as i64).saturating_sub(before.outbox.unwrap_or_default() as i64),
+            }),
             hottest_key: now.hottest_key,
             memory_mib: now.memory_bytes.map(mebibytes),
             utilisation: seconds.utilisation(),

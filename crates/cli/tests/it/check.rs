@@ -223,7 +223,6 @@ fn what_is_possible_is_what_is_built() {
         "pure",
         "keyed",
         "pinned",
-        "required",
     ] {
         let word = format!("`{word}`");
         assert!(

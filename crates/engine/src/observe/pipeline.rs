@@ -207,6 +207,10 @@ impl PipelineMeter {
             restarts: count(&self.restarts),
             ticks_skipped: count(&self.ticks_skipped),
             inbox: None,
+            outboxes: stages
+                .iter()
+                .filter_map(|stage| stage.outbox_report())
+                .collect(),
             last_error: self.last_error().message.clone(),
         }
     }

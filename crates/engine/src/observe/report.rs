@@ -6,6 +6,7 @@ use serde::Serialize;
 use wiredflow_scale::profile::StageProfile;
 
 use super::inbox::InboxReport;
+use super::outbox::OutboxReport;
 
 /// How a flow did, or does: the document of `run --json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -43,6 +44,9 @@ pub struct PipelineReport {
     /// What its inbox did, with `ack: inbox`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inbox: Option<InboxReport>,
+    /// What waits for its stages with `required: false`, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub outboxes: BTreeMap<String, OutboxReport>,
     /// The newest error's words.
     pub last_error: Option<String>,
 }
@@ -67,6 +71,10 @@ impl PipelineReport {
         }
         if let (Some(now), Some(then)) = (&mut self.inbox, &earlier.inbox) {
             now.taken += then.taken;
+        }
+        for (stage, now) in &mut self.outboxes {
+            let then = earlier.outboxes.get(stage);
+            now.set_aside += then.map_or(0, |then| then.set_aside);
         }
         let last_error = self.last_error.take();
         self.last_error = last_error.or_else(|| earlier.last_error.clone());

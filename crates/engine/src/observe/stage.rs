@@ -12,6 +12,7 @@ use wiredflow_scale::profile::{Clocks, Seconds};
 use crate::clock::Clock;
 
 use super::StageSign;
+use super::outbox::{OutboxMeter, OutboxReport};
 use super::queue::QueueMeter;
 use super::replica::ReplicaClock;
 use super::workers::Workers;
@@ -42,6 +43,8 @@ pub struct StageMeter {
     pub queue: QueueMeter,
     /// Its worker processes.
     pub workers: Workers,
+    /// What waits for it, where nothing waits for it to be done.
+    pub outbox: Option<Arc<OutboxMeter>>,
     queue_room: usize,
     rate_limit: Option<f64>,
     spread: Mutex<Spreads>,
@@ -74,6 +77,7 @@ impl StageMeter {
             limited: AtomicU64::new(0),
             queue: QueueMeter::new(clock),
             workers: Workers::default(),
+            outbox: (!sign.required).then(Arc::default),
             queue_room: sign.queue_room,
             rate_limit: sign.rate_limit,
             spread: Mutex::default(),
@@ -87,6 +91,11 @@ impl StageMeter {
     /// Counts a batch that is taken.
     pub fn takes(&self, records: usize) {
         self.records_in.fetch_add(records as u64, Ordering::Relaxed);
+        self.begins(records);
+    }
+
+    /// Counts a batch that is taken up, and came in before.
+    pub fn begins(&self, records: usize) {
         self.spreads().batch.note(records as u64);
     }
 
@@ -108,6 +117,11 @@ impl StageMeter {
     /// Notes the time of one attempt.
     pub fn served(&self, time: Duration) {
         self.spreads().service.note_time(time);
+    }
+
+    pub(super) fn outbox_report(&self) -> Option<(String, OutboxReport)> {
+        let outbox = self.outbox.as_ref()?;
+        Some((self.stage.to_string(), outbox.report()))
     }
 
     pub(super) fn records_skipped(&self) -> u64 {
@@ -168,6 +182,7 @@ impl StageMeter {
             queue_room: self.queue_room,
             in_flight,
             oldest_call_seconds: oldest.as_secs_f64(),
+            outbox: self.outbox.as_ref().map(|outbox| outbox.report().waiting),
             hottest_key: None,
             memory_bytes: (processes > 0).then_some(memory),
         }

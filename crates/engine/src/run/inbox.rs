@@ -116,6 +116,7 @@ fn part(
             work: Work::Sink,
             open: receiving::stage(&inbox),
             policy: StagePolicy::default(),
+            required: true,
         }],
         is_receiving: true,
         ..plan.clone()

@@ -6,26 +6,36 @@
 //! ```
 //!
 //! A record has one key for as long as it is sent again, in this process and after a crash, so that the peer can tell.
+//!
+//! A stage that nothing waits for has one too, whatever it is, and is called with what is read from it: see [`Line`].
 
+mod from_before;
+mod line;
 mod order;
+mod part;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::{MutexGuard as MutexGuardOfAll, Notify};
-use wiredflow_core::delivery::{Identity, Mark, Parcel, Settle, Settled, Token};
+use tokio::sync::Notify;
+use wiredflow_core::delivery::{Identity, Parcel, Token};
 use wiredflow_core::storage::CommitReceipt;
-use wiredflow_core::{Error, Params, Record, Result, Value};
+use wiredflow_core::{Error, Result, Value};
 
 use crate::state::{OutboxRow, TakenOut};
 
 use super::{PipelineShared, Shared};
 use order::{Leaves, Order, Seen};
+use part::Owner;
 
-/// How many rows of an earlier session are read at a time, and about how many bytes.
-const READ: (usize, usize) = (256, 4 << 20);
+pub(super) use line::Line;
+pub(super) use part::{Part, Row, Together};
+
+/// How many rows are read at a time, and about how many bytes.
+const READ: usize = 256;
+const READ_BYTES: usize = 4 << 20;
 
 /// How long a sender rests before the disk is told what has left: else it is told with what comes.
 const REST: Duration = Duration::from_millis(50);
@@ -41,80 +51,16 @@ pub(super) struct Outbox {
     from_before: tokio::sync::Mutex<bool>,
     /// Rows have left.
     changed: Notify,
+    /// Whether a record that waits is as good as sent: it is on the disk.
+    waiting_is_enough: bool,
 }
 
 struct Opened {
     id: i64,
     session: u64,
+    /// Tells what is handed out from now on from what was before.
+    epoch: u64,
     order: Order,
-}
-
-/// A part of a parcel, and its rows in the outbox, if it has any.
-pub(super) struct Part {
-    pub(super) parcel: Parcel,
-    pub(super) rows: Vec<Row>,
-    /// The peer has it already: it is only to be handed on.
-    pub(super) is_sent: bool,
-}
-
-/// A record in the outbox.
-#[derive(Clone, Debug)]
-pub(super) struct Row {
-    number: u64,
-    /// Pipeline, stage and key.
-    pub(super) key: Arc<str>,
-    bytes: usize,
-}
-
-impl Part {
-    /// A part without an outbox.
-    pub(super) fn of(parcel: Parcel) -> Self {
-        Self {
-            parcel,
-            rows: Vec::new(),
-            is_sent: false,
-        }
-    }
-
-    /// One part for each record.
-    pub(super) fn split_by_record(self) -> Vec<Self> {
-        let mut rows = self.rows.into_iter();
-        let parcels = self.parcel.split_by_record().into_iter();
-        let part = |parcel| Self {
-            rows: rows.by_ref().take(1).collect(),
-            ..Self::of(parcel)
-        };
-        parcels.map(part).collect()
-    }
-
-    /// One part for each delivery, or the part as it is.
-    pub(super) fn split_by_delivery(self) -> Vec<Self> {
-        let records = self.parcel.batch.records().iter();
-        let of: Vec<Option<usize>> = records.map(Record::delivery).collect();
-        let mut rows = self.rows;
-        let parcels = self.parcel.split_by_delivery();
-        if parcels.len() == 1 {
-            let part = |parcel| Self {
-                rows: std::mem::take(&mut rows),
-                ..Self::of(parcel)
-            };
-            return parcels.into_iter().map(part).collect();
-        }
-        let part = |(place, parcel)| {
-            let mine = rows.iter().zip(&of).filter(|(_, of)| **of == Some(place));
-            Self {
-                rows: mine.map(|(row, _)| row.clone()).collect(),
-                ..Self::of(parcel)
-            }
-        };
-        parcels.into_iter().enumerate().map(part).collect()
-    }
-
-    /// What its records are known by at the peer.
-    pub(super) fn keys(&self) -> Option<Arc<[Arc<str>]>> {
-        let keys = || self.rows.iter().map(|row| Arc::clone(&row.key)).collect();
-        (!self.rows.is_empty()).then(keys)
-    }
 }
 
 /// A record that is to be put in.
@@ -127,7 +73,12 @@ struct New {
 }
 
 impl Outbox {
-    pub(super) fn new(pipeline: &Arc<PipelineShared>, stage: &Arc<str>) -> Arc<Self> {
+    /// The outbox of a stage. `waiting_is_enough`: a record that waits in it is done with for its source.
+    pub(super) fn new(
+        pipeline: &Arc<PipelineShared>,
+        stage: &Arc<str>,
+        waiting_is_enough: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             prefix: format!("{}/{stage}/", pipeline.name),
             pipeline: Arc::clone(pipeline),
@@ -135,6 +86,7 @@ impl Outbox {
             opened: Mutex::default(),
             from_before: tokio::sync::Mutex::default(),
             changed: Notify::new(),
+            waiting_is_enough,
         })
     }
 
@@ -169,34 +121,31 @@ impl Outbox {
         *self.lock() = Some(Opened {
             id: found.id,
             session: found.session,
+            epoch: u64::from(rand::random::<u32>()),
             order: Order::new(&found),
         });
         Ok(())
     }
 
-    /// Opens it. The first gets a hold on what waits from before, and works it off; those who come second wait until
-    /// that is done.
-    pub(super) async fn begin(&self) -> Result<Option<FromBefore<'_>>> {
-        let is_over = self.from_before.lock().await;
-        if *is_over {
-            return Ok(None);
-        }
-        // One that has given up has left it open.
-        if self.lock().is_none() {
-            self.open().await?;
-        }
-        Ok(Some(FromBefore {
-            outbox: self,
-            is_over,
-            from: 0,
-        }))
-    }
-
     /// Puts the records of a parcel in, and gives its parts in order: those that are to be sent, and those that have
     /// been before. Returns when the disk has them.
     pub(super) async fn keep(&self, parcel: Parcel) -> Result<VecDeque<Part>> {
-        let news = self.look_at(&parcel).await?;
-        let prefix = &self.prefix;
+        let (rows, sent) = self.put_in(&parcel).await?;
+        let mut rows = rows.into_iter();
+        let parts = Part::by_what_is_sent(parcel, &sent).into_iter();
+        let with_rows = |mut part: Part| {
+            if !part.is_sent {
+                part.rows = rows.by_ref().take(part.parcel.batch.len()).collect();
+            }
+            part
+        };
+        Ok(parts.map(with_rows).collect())
+    }
+
+    /// Puts the records of a parcel in: gives the new rows, and of each record whether it has been there before. Returns
+    /// when the disk has them.
+    pub(super) async fn put_in(&self, parcel: &Parcel) -> Result<(Vec<Row>, Vec<bool>)> {
+        let news = self.look_at(parcel).await?;
         let first = self.with(|opened| opened.order.next())?;
         let params = (!parcel.params.is_empty()).then(|| {
             let params = self.shared().scrubber.scrub_map(&parcel.params);
@@ -232,55 +181,15 @@ impl Outbox {
             }
             (opened.id, opened.order.taken(), opened.order.next())
         })?;
-        let of_row = |row: &OutboxRow| Row {
-            number: row.number,
-            key: format!("{prefix}{}", row.key).into(),
-            bytes: row.body.len(),
-        };
-        let mut rows: Vec<Row> = kept.iter().map(of_row).collect();
-        if !kept.is_empty() {
-            let written = self.write(id, kept.into(), taken, next).await;
-            if let Err(error) = written {
-                self.leave(&rows, Leaves::Unsent);
-                return Err(error);
-            }
-        } else {
+        let rows: Vec<Row> = kept.iter().map(|row| Row::of(row, &self.prefix)).collect();
+        if kept.is_empty() {
             self.with(|opened| opened.order.not_told(taken))?;
+        } else if let Err(error) = self.write(id, kept.into(), taken, next).await {
+            self.leave(&rows, Leaves::Unsent);
+            return Err(error);
         }
-        // Runs of records that are to be sent, and that have been.
-        let mut runs: Vec<(bool, usize)> = Vec::new();
-        for new in &news {
-            let is_sent = new.seen == Seen::Sent;
-            match runs.last_mut() {
-                Some((same, length)) if *same == is_sent => *length += 1,
-                _ => runs.push((is_sent, 1)),
-            }
-        }
-        let whole = |parcel, is_sent| Part {
-            parcel,
-            rows: Vec::new(),
-            is_sent,
-        };
-        let parts = match &runs[..] {
-            [] => vec![whole(parcel, false)],
-            [(is_sent, _)] => vec![whole(parcel, *is_sent)],
-            _ => {
-                let lengths: Vec<usize> = runs.iter().map(|(_, length)| *length).collect();
-                let parcels = parcel.split_by_lengths(&lengths).into_iter();
-                let parts = parcels.zip(&runs);
-                parts
-                    .map(|(parcel, (is_sent, _))| whole(parcel, *is_sent))
-                    .collect()
-            }
-        };
-        let mut rows = rows.drain(..);
-        let with_rows = |mut part: Part| {
-            if !part.is_sent {
-                part.rows = rows.by_ref().take(part.parcel.batch.len()).collect();
-            }
-            part
-        };
-        Ok(parts.into_iter().map(with_rows).collect())
+        let sent = news.iter().map(|new| new.seen != Seen::New).collect();
+        Ok((rows, sent))
     }
 
     /// What each record of a parcel is known by, and whether it has come before. One that is being sent at this moment
@@ -329,7 +238,8 @@ impl Outbox {
                     }
                 }
             })?;
-            if news.iter().all(|new| new.seen != Seen::Waiting) {
+            let waits = |new: &New| new.seen == Seen::Waiting && !self.waiting_is_enough;
+            if !news.iter().any(waits) {
                 return Ok(());
             }
             tokio::select! {
@@ -419,11 +329,46 @@ impl Outbox {
         true
     }
 
+    /// How many records wait, and their bytes.
+    pub(super) fn waiting(&self) -> (u64, u64) {
+        let waiting = self.with(|opened| opened.order.waiting());
+        waiting.unwrap_or_default()
+    }
+
+    /// Whether a row of this number or a later one was put in; none before it is opened.
+    fn has_from(&self, number: u64) -> bool {
+        let next = self.with(|opened| opened.order.next());
+        next.is_ok_and(|next| next > number)
+    }
+
+    /// Reads rows that wait, from number `from` on, about `most` of them: whole parcels, as parts of work. With them the
+    /// number behind the last.
+    async fn read(
+        &self,
+        from: u64,
+        most: usize,
+        together: Together,
+    ) -> Result<Option<(VecDeque<Part>, u64)>> {
+        let (id, session, epoch) = self.with(|opened| (opened.id, opened.session, opened.epoch))?;
+        let shared = self.shared();
+        let ask = || shared.state.read_outbox(id, from, (most, READ_BYTES));
+        let rows = shared.patiently(&self.pipeline.stopping, ask).await?;
+        let Some(last) = rows.last() else {
+            return Ok(None);
+        };
+        let next = last.number + 1;
+        let owner = Owner {
+            prefix: &self.prefix,
+            session,
+            epoch,
+        };
+        Ok(Some((owner.parts(rows, together), next)))
+    }
+
     /// The session ends: the disk is told what has left, and the log how many wait.
     pub(super) async fn end(&self) {
         self.tell_taken().await;
-        let waiting = self.with(|opened| opened.order.waiting());
-        if let Ok((waiting @ 1.., _)) = waiting {
+        if let (waiting @ 1.., _) = self.waiting() {
             let (pipeline, stage) = (&self.pipeline.name, &self.stage);
             tracing::info!(%pipeline, %stage, waiting, "records wait in the outbox: they are sent first at the next start");
         }
@@ -433,32 +378,6 @@ impl Outbox {
     pub(super) fn receipt(&self, records: usize) -> CommitReceipt {
         // Issued here: the peer's confirmation is what made the row leave.
         CommitReceipt::issue(Arc::clone(&self.stage), records)
-    }
-}
-
-/// What waits from before, to be worked off by one.
-pub(super) struct FromBefore<'a> {
-    outbox: &'a Outbox,
-    is_over: MutexGuardOfAll<'a, bool>,
-    /// The number of the next row to be read.
-    from: u64,
-}
-
-impl FromBefore<'_> {
-    /// The next parts of it; none when all is worked off.
-    pub(super) async fn next(&mut self, together: Together) -> Result<Option<VecDeque<Part>>> {
-        let (outbox, from) = (self.outbox, self.from);
-        let (id, session) = outbox.with(|opened| (opened.id, opened.session))?;
-        let shared = outbox.shared();
-        let ask = || shared.state.read_outbox(id, from, READ);
-        let rows = shared.patiently(&outbox.pipeline.stopping, ask).await?;
-        let Some(last) = rows.last() else {
-            outbox.tell_taken().await;
-            *self.is_over = true;
-            return Ok(None);
-        };
-        self.from = last.number + 1;
-        Ok(Some(parts(rows, &outbox.prefix, session, together)))
     }
 }
 
@@ -485,86 +404,11 @@ pub(super) async fn tell_left(shared: Arc<Shared>, known: Vec<(Arc<str>, Arc<str
         if !known.any(|(its, name)| **its == *pipeline && **name == *stage) {
             tracing::warn!(
                 %pipeline, %stage, waiting,
-                "records wait in the outbox of a stage that is not in the flow any more: they are kept; with a stage of \
-                 this name, or `name:` at the new one, they are sent"
+                "records wait in the outbox of a stage that is not in the flow any more, or has none now: they are kept; with \
+                 a stage of this name, or `required: false` at the `store`, they are worked off"
             );
         }
     }
-}
-
-/// Which rows of several parcels may go into one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Together {
-    /// All that have the same params.
-    Any,
-    /// Those that came together.
-    AsTheyCame,
-}
-
-/// Rows as the parts of work that they were.
-fn parts(rows: Vec<OutboxRow>, prefix: &str, session: u64, together: Together) -> VecDeque<Part> {
-    let mut parts = VecDeque::new();
-    let mut rows = rows.into_iter().peekable();
-    while let Some(first) = rows.next() {
-        let mut part = vec![first];
-        while let Some(row) = rows.next_if(|row| {
-            let last = &part[part.len() - 1];
-            let same = row.parcel == last.parcel;
-            same || (together == Together::Any && row.params == last.params)
-        }) {
-            part.push(row);
-        }
-        parts.push_back(part_of(&part, prefix, session));
-    }
-    parts
-}
-
-/// One part of rows that are to be sent with the same params.
-fn part_of(rows: &[OutboxRow], prefix: &str, session: u64) -> Part {
-    let settle: Arc<dyn Settle> = Arc::new(Nobody);
-    let deliveries = rows.chunk_by(|a, b| a.delivery == b.delivery);
-    let deliveries: Vec<(Mark, Vec<Value>)> = deliveries
-        .map(|rows| {
-            let number = rows[0].number;
-            let identity = Identity {
-                session,
-                place: number as u32,
-                print: number >> 32,
-                again: true,
-            };
-            let mark = Mark {
-                token: Token {
-                    epoch: 0,
-                    id: number,
-                },
-                identity: Some(identity),
-            };
-            (mark, rows.iter().map(|row| value(&row.body)).collect())
-        })
-        .collect();
-    let mut parcel = Parcel::arrived(deliveries.into_iter(), &settle);
-    let list = rows.first().is_some_and(|row| row.list);
-    parcel.batch = std::mem::take(&mut parcel.batch).as_list(list);
-    let params = rows.first().and_then(|row| row.params.as_deref());
-    if let Some(Value::Object(params)) = params.and_then(|text| serde_json::from_str(text).ok()) {
-        parcel.params = Params::new(params);
-    }
-    let row = |row: &OutboxRow| Row {
-        number: row.number,
-        key: format!("{prefix}{}", row.key).into(),
-        bytes: row.body.len(),
-    };
-    Part {
-        parcel,
-        rows: rows.iter().map(row).collect(),
-        is_sent: false,
-    }
-}
-
-/// A record as it was. One that is nested deeper than is read is a text.
-fn value(body: &[u8]) -> Value {
-    serde_json::from_slice(body)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into()))
 }
 
 fn digest_of(body: &[u8]) -> u64 {
@@ -572,11 +416,4 @@ fn digest_of(body: &[u8]) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     u64::from_le_bytes(first)
-}
-
-/// Deliveries of an earlier start have no source that waits for them.
-struct Nobody;
-
-impl Settle for Nobody {
-    fn settled(&self, _: Vec<Settled>) {}
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::config::OnFailure;
 use wiredflow_core::delivery::Parcel;
-use wiredflow_core::stage::{AnySource, AnyStage};
+use wiredflow_core::stage::AnySource;
 use wiredflow_core::{Error, ErrorKind, Result};
 
 use crate::observe::{StageMeter, Workers, repeats};
@@ -23,7 +23,7 @@ use super::port::{Exit, QUEUE};
 use super::queue::{Intake, announcements, forward};
 use super::replay::{Door, Doors};
 use super::source::Settler;
-use super::stage::StageRun;
+use super::stage::{Component, StageRun};
 use super::trigger::Trigger;
 use super::{PipelineShared, Shared, source};
 
@@ -168,7 +168,7 @@ pub(super) async fn close(
     pipeline.tasks.finished().await;
 }
 
-type Opened = (Vec<Box<dyn AnyStage>>, Option<Arc<dyn AnySource>>);
+type Opened = (Vec<Component>, Option<Arc<dyn AnySource>>);
 
 /// Opens all stages, then the source. `None`: the flow ended meanwhile.
 async fn open(
@@ -198,7 +198,7 @@ pub(super) async fn open_stages(
     plan: &PipelinePlan,
     pipeline: &PipelineShared,
     resources: &Resources,
-) -> Result<Option<Vec<Box<dyn AnyStage>>>> {
+) -> Result<Option<Vec<Component>>> {
     let mut stages = Vec::with_capacity(plan.stages.len());
     for stage in &plan.stages {
         let resources = Resources {
@@ -206,9 +206,14 @@ pub(super) async fn open_stages(
             workers: pipeline.shared.meters.workers(&plan.name, &stage.name),
             ..resources.clone()
         };
+        if !stage.required {
+            let (open, work) = (stage.open.clone(), stage.work);
+            stages.push(Component::later(open, resources, work));
+            continue;
+        }
         let open = || (stage.open.0)(resources.clone());
         match patiently(pipeline, Arc::clone(&stage.name), open).await? {
-            Some(stage) => stages.push(stage),
+            Some(stage) => stages.push(Component::Open(stage)),
             None => return Ok(None),
         }
     }
@@ -282,7 +287,7 @@ async fn run(
     plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
-    stages: Vec<Box<dyn AnyStage>>,
+    stages: Vec<Component>,
     source: Option<Arc<dyn AnySource>>,
     once: bool,
     first_session: bool,
@@ -354,7 +359,7 @@ pub(super) fn join_stages(
     plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
-    stages: Vec<Box<dyn AnyStage>>,
+    stages: Vec<Component>,
     (queue, first): (&mpsc::Sender<Parcel>, mpsc::Receiver<Parcel>),
 ) -> (Tasks, Doors) {
     let flow = plan;
@@ -386,8 +391,12 @@ pub(super) fn join_stages(
             Arc::clone(&pipeline.meter),
             brings_in,
         );
+        let exit = match plan.required {
+            true => exit,
+            false => exit.uncounted(),
+        };
         let mut ordered = None;
-        if plan.policy.parallel > 1 && plan.policy.ordered {
+        if plan.policy.parallel > 1 && plan.policy.ordered && plan.required {
             let (announce, calls) = announcements(plan.policy.parallel);
             ordered = Some(announce);
             work.spawn("forward", forward(calls, exit.clone()));
@@ -402,6 +411,9 @@ pub(super) fn join_stages(
             Arc::clone(&meter),
             Arc::clone(pipeline),
         );
+        if !plan.required {
+            work.spawn("outbox", Arc::clone(&run).keep_all());
+        }
         for replica in &meter.replicas {
             work.spawn("stage", Arc::clone(&run).replica(Arc::clone(replica)));
         }

@@ -25,6 +25,8 @@ pub(crate) struct Exit {
     /// Where what leaves the stage counts as what came into the pipeline: for the first stage of a
     /// schedule, whose ticks bring no records.
     brings_in: Option<Arc<PipelineMeter>>,
+    /// Whether what leaves counts as handed on by the stage.
+    counts: bool,
 }
 
 #[derive(Clone)]
@@ -56,6 +58,15 @@ impl Exit {
             to,
             meter,
             brings_in,
+            counts: true,
+        }
+    }
+
+    /// The same way out, on which nothing counts as handed on: the stage has not done its work on it yet.
+    pub(crate) fn uncounted(self) -> Self {
+        Self {
+            counts: false,
+            ..self
         }
     }
 
@@ -65,6 +76,7 @@ impl Exit {
             to: To::Nowhere,
             meter,
             brings_in: None,
+            counts: true,
         }
     }
 
@@ -75,6 +87,7 @@ impl Exit {
             to: To::Call(queue),
             meter: Arc::clone(&self.meter),
             brings_in: None,
+            counts: self.counts,
         };
         (exit, receiver)
     }
@@ -119,7 +132,9 @@ impl Exit {
 
     fn count(&self, parcel: &Parcel) {
         let records = parcel.batch.len() as u64;
-        self.meter.records_out.fetch_add(records, Ordering::Relaxed);
+        if self.counts {
+            self.meter.records_out.fetch_add(records, Ordering::Relaxed);
+        }
         if let Some(pipeline) = &self.brings_in {
             pipeline.records_in.fetch_add(records, Ordering::Relaxed);
             parcel.lineage.count(&parcel.batch, Way::In);

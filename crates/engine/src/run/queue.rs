@@ -172,8 +172,9 @@ fn chunks(mut group: Parcel, max: usize) -> Vec<Parcel> {
     parcels
 }
 
-/// The forwarder's own waiting belongs to no replica: a call that it holds up is blocked at its queue.
-struct Unmetered;
+/// Waiting that belongs to no replica: a forwarder's (a call that it holds up is blocked at its queue), and that of what
+/// keeps records for a stage.
+pub(super) struct Unmetered;
 
 impl Charge for Unmetered {
     fn enter(&self, _: Activity) -> Activity {

@@ -22,6 +22,7 @@ use crate::tasks::Tasks;
 
 use super::control::{Switch, Switches};
 use super::first_round::FirstRound;
+use super::inbox::InboxLimits;
 use super::ledger::Ledger;
 use super::policy;
 use super::replay::Desk;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     /// What the user's Rust functions run on.
     pub(super) threads: FunctionThreads,
     pub(super) scrubber: Scrubber,
+    /// How much an outbox holds that is worked off on its own.
+    pub(super) limits: InboxLimits,
     pub(super) state: StateHandle,
     /// Starts and ends of runs on their way into the state.
     pub(super) ledger: Ledger,

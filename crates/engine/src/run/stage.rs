@@ -1,7 +1,9 @@
 //! One stage at work: take a batch, call, and do what the failure table says.
 
 mod aside;
+mod best_effort;
 mod call;
+mod component;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,14 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::delivery::{Outcome, Parcel};
-use wiredflow_core::stage::AnyStage;
 use wiredflow_core::{Error, ErrorKind, Result};
 
-use crate::catalogue::Work;
 use crate::observe::{ReplicaClock, StageMeter, repeats};
 use crate::plan::{StagePlan, TriggerPlan};
 
-use super::outbox::{Outbox, Part, Row, Together};
+use super::outbox::{Line, Outbox, Part, Row, Together};
 use super::pace::Pace;
 use super::policy::{self, Verdict};
 use super::port::{Closing, Exit};
@@ -25,16 +25,20 @@ use super::replay::is_replay;
 use super::stopping::Stopping;
 use super::{PipelineShared, Shared};
 
+pub(super) use component::Component;
+
 /// One opened stage of a running pipeline, shared by its replicas.
 pub(crate) struct StageRun {
     plan: StagePlan,
-    stage: Box<dyn AnyStage>,
+    stage: Component,
     intake: Intake,
     meter: Arc<StageMeter>,
     pipeline: Arc<PipelineShared>,
     pace: Option<Pace>,
     /// Where the records of a sender are kept until its peer has them.
     outbox: Option<Arc<Outbox>>,
+    /// What waits before it, where nothing waits for it: it is called with what comes from there.
+    line: Option<Line>,
     /// Whether the end of the run has found a batch that could not be finished: what comes behind it
     /// is dropped too, and comes again in order.
     given_up: AtomicBool,
@@ -74,15 +78,20 @@ impl Drop for Rest<'_> {
 impl StageRun {
     pub(crate) fn new(
         plan: StagePlan,
-        stage: Box<dyn AnyStage>,
+        stage: Component,
         intake: Intake,
         meter: Arc<StageMeter>,
         pipeline: Arc<PipelineShared>,
     ) -> Arc<Self> {
         let pace = plan.policy.rate_limit.map(Pace::new);
-        let sends = plan.work == Work::PeerSink;
-        let outbox = sends.then(|| Outbox::new(&pipeline, &plan.name));
+        let outbox = plan
+            .has_outbox()
+            .then(|| Outbox::new(&pipeline, &plan.name, !plan.required));
+        let line = outbox.as_ref().zip(meter.outbox.as_ref());
+        let limits = (pipeline.shared.limits, plan.policy.parallel);
+        let line = line.map(|(outbox, meter)| Line::new(outbox, meter, limits));
         Arc::new(Self {
+            line,
             outbox,
             plan,
             stage,
@@ -96,6 +105,9 @@ impl StageRun {
 
     /// Works off the queue until it ends. One of `parallel` loops.
     pub(crate) async fn replica(self: Arc<Self>, charge: Arc<ReplicaClock>) {
+        if let Some(line) = &self.line {
+            return Box::pin(self.work_off_line(line, &charge)).await;
+        }
         let _rest = Rest(&charge);
         if let Some(outbox) = &self.outbox {
             Box::pin(self.send_from_before(outbox, &charge)).await;
@@ -137,15 +149,7 @@ impl StageRun {
     /// Sends what an earlier session has left in the outbox.
     async fn send_from_before(&self, outbox: &Outbox, charge: &Arc<ReplicaClock>) {
         let exit = Exit::nowhere(Arc::clone(&self.meter));
-        let one_by_one = self.plan.work.takes_many_deliveries();
-        let together = match one_by_one && self.plan.policy.batch.is_none() {
-            true => Together::Any,
-            false => Together::AsTheyCame,
-        };
-        if let Err(error) = self
-            .work_off_from_before(outbox, together, &exit, charge)
-            .await
-        {
+        if let Err(error) = self.work_off_from_before(outbox, &exit, charge).await {
             self.cannot_keep(error);
         }
     }
@@ -153,7 +157,6 @@ impl StageRun {
     async fn work_off_from_before(
         &self,
         outbox: &Outbox,
-        together: Together,
         exit: &Exit,
         charge: &Arc<ReplicaClock>,
     ) -> Result<()> {
@@ -162,7 +165,7 @@ impl StageRun {
             return Ok(());
         };
         while !self.is_over()
-            && let Some(parts) = from_before.next(together).await?
+            && let Some(parts) = from_before.next(self.together()).await?
         {
             charge.enter(Activity::Overhead);
             let records = parts.iter().map(|part| part.parcel.batch.len());
@@ -171,6 +174,15 @@ impl StageRun {
             charge.enter(Activity::External);
         }
         Ok(())
+    }
+
+    /// Which records that wait may go into one call.
+    fn together(&self) -> Together {
+        let one_by_one = self.plan.work.takes_many_deliveries();
+        match one_by_one && self.plan.policy.batch.is_none() {
+            true => Together::Any,
+            false => Together::AsTheyCame,
+        }
     }
 
     /// Puts a batch into the outbox; what is left to be done of it.
@@ -211,6 +223,10 @@ impl StageRun {
         while let Some(mut part) = parts.pop_front() {
             if self.is_over() {
                 return;
+            }
+            let is_left = self.line.as_ref().is_some_and(Line::is_left);
+            if is_left && !is_replay(&part.parcel) {
+                continue;
             }
             if let (true, Some(outbox)) = (part.is_sent, &self.outbox) {
                 let receipt = outbox.receipt(part.parcel.batch.len());
@@ -278,7 +294,11 @@ impl StageRun {
     /// are to be called by themselves.
     async fn failed(&self, mut part: Part, failure: Failure, charge: &ReplicaClock) -> Vec<Part> {
         if failure.error.kind() == ErrorKind::Config {
-            self.stop_flow(part.parcel, failure.error);
+            match &self.line {
+                None => self.stop_flow(part.parcel, failure.error),
+                Some(_) if is_replay(&part.parcel) => self.set_aside(part, &failure, charge).await,
+                Some(line) => self.leave_to_the_next_start(line, &failure.error),
+            }
             return Vec::new();
         }
         if failure.emitted {
@@ -373,7 +393,7 @@ impl StageRun {
             charge.enter(Activity::Throttled);
             tokio::select! {
                 biased;
-                () = self.stopping().waits_over() => {
+                () = self.waits_over() => {
                     let reason = format!("the run ended while it was tried again: {}", error.message());
                     part.parcel.lineage.explain(&reason.into());
                     return Ended::GivenUp;
@@ -398,7 +418,7 @@ impl StageRun {
         charge.enter(Activity::Throttled);
         let in_time = tokio::select! {
             biased;
-            () = self.stopping().failed() => false,
+            () = self.turns_over() => false,
             () = clock.sleep_until(turn) => true,
         };
         charge.enter(Activity::Overhead);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::FromNode;
 use wiredflow_core::frame::Role;
 use wiredflow_core::node::Node;
@@ -24,7 +23,8 @@ config! {
         /// Only this field's value is sent, a text as it is and anything else as JSON; a record without
         /// it is passed over. Left out, the whole record is sent as JSON.
         field: Option<String>,
-        /// `false`: a failure here does not hold the source back; not built yet.
+        /// `false`: nothing waits for it. Its records go into a queue on the disk, from which they are worked off by
+        /// themselves; what fails for good is a dead letter.
         required: bool = "true",
     }
 }
@@ -54,13 +54,11 @@ fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
     };
     let open = crate::check::inside(&kind.key, cx, |cx| (entry.prepare)(&kind.value, cx))?;
     let field: Option<Arc<str>> = keys.field.map(Arc::from);
-    Some(Prepared::new(
-        Work::PeerSink,
-        move |resources: Resources| {
-            let (open, field) = (open.clone(), field.clone());
-            async move { Ok(Send::by((open.0)(resources).await?, field)) }
-        },
-    ))
+    let send = Prepared::new(Work::PeerSink, move |resources: Resources| {
+        let (open, field) = (open.clone(), field.clone());
+        async move { Ok(Send::by((open.0)(resources).await?, field)) }
+    });
+    Some(send.required(keys.required))
 }
 
 fn prepare_function(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
@@ -68,31 +66,22 @@ fn prepare_function(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
     let keys = read_keys(&options, cx)?;
     let plan = logic::prepare(&function, Role::Send, cx)?;
     let field: Option<Arc<str>> = keys.field.map(Arc::from);
-    Some(Prepared::new(
-        Work::Function,
-        move |resources: Resources| {
-            let (plan, field): (FunctionPlan, _) = (plan.clone(), field.clone());
-            async move {
-                let receiver = Arc::clone(&resources.stage);
-                Ok(SendFunction {
-                    logic: plan.open(&resources).await?,
-                    field,
-                    receiver,
-                })
-            }
-        },
-    ))
+    let send = Prepared::new(Work::Function, move |resources: Resources| {
+        let (plan, field): (FunctionPlan, _) = (plan.clone(), field.clone());
+        async move {
+            let receiver = Arc::clone(&resources.stage);
+            Ok(SendFunction {
+                logic: plan.open(&resources).await?,
+                field,
+                receiver,
+            })
+        }
+    });
+    Some(send.required(keys.required))
 }
 
 fn read_keys(options: &Node, cx: &mut CheckCx<'_>) -> Option<SendKeys> {
-    let keys = SendKeys::from_node(options, cx.reading)?;
-    if !keys.required {
-        let span = options
-            .entry("required")
-            .map_or(options.span, |entry| entry.span);
-        cx.reading.error(span, not_built_yet("required: false"));
-    }
-    Some(keys)
+    SendKeys::from_node(options, cx.reading)
 }
 
 /// Sends by a component.

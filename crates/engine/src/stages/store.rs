@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wiredflow_core::charge::Activity;
 use wiredflow_core::config_reader::read_storage;
-use wiredflow_core::fields::Reading;
+use wiredflow_core::fields::{FromNode, Reading};
 use wiredflow_core::frame::Role;
 use wiredflow_core::node::Node;
 use wiredflow_core::problem::possible;
@@ -29,7 +29,8 @@ config! {
         preprocess: Vec<Node>,
         /// The field that tells rows apart; a row with a known key replaces the old one.
         key: Option<String>,
-        /// `false`: a failure here does not hold the source back; not built yet.
+        /// `false`: nothing waits for it. Its records go into a queue on the disk, from which they are worked off by
+        /// themselves; what fails for good is a dead letter.
         required: bool = "true",
     }
 }
@@ -56,26 +57,13 @@ enum Step {
 
 fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
     if logic::is_function(node) {
-        let plan = logic::prepare(node, Role::Store, cx)?;
-        return Some(Prepared::new(
-            Work::Function,
-            move |resources: Resources| {
-                let plan = plan.clone();
-                async move {
-                    let storage = Arc::clone(&resources.stage);
-                    Ok(StoreFunction {
-                        logic: plan.open(&resources).await?,
-                        storage,
-                    })
-                }
-            },
-        ));
+        return prepare_function(node, cx);
     }
-    let (name, mapping, options) = match inline_storage(node, cx) {
+    let (name, options) = match inline_storage(node, cx) {
         Some(name) => {
             // Its structure has been reported by those who collect the storages of a flow.
             let config = read_storage(&name, node, node.span, &mut Reading::default())?;
-            (name, config.options.mapping, config.options.preprocess)
+            (name, config.options)
         }
         None => {
             let name = node.as_text()?.to_owned();
@@ -84,16 +72,42 @@ fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
                 .storages
                 .iter()
                 .find(|storage| storage.name == name)?;
-            let options = &shared.options;
-            (name, options.mapping, options.preprocess.clone())
+            (name, shared.options.clone())
         }
     };
-    let steps: Vec<Option<StepPlan>> = options.iter().map(|step| prepare_step(step, cx)).collect();
+    let steps = options.preprocess.iter();
+    let steps: Vec<Option<StepPlan>> = steps.map(|step| prepare_step(step, cx)).collect();
     let steps: Vec<StepPlan> = steps.into_iter().collect::<Option<_>>()?;
-    Some(Prepared::new(Work::Sink, move |resources: Resources| {
+    let (mapping, required) = (options.mapping, options.required);
+    let store = Prepared::new(Work::Sink, move |resources: Resources| {
         let (name, steps) = (name.clone(), steps.clone());
-        async move { Store::open(&name, mapping.into(), &steps, &resources).await }
-    }))
+        async move {
+            // One that works from an outbox tells its records by the numbers there, and not by the pipeline's.
+            let rows_of = match required {
+                true => Arc::clone(&resources.pipeline),
+                false => format!("{}/{}", resources.pipeline, resources.stage).into(),
+            };
+            Store::open(&name, mapping.into(), (&steps, rows_of), &resources).await
+        }
+    });
+    Some(store.required(required))
+}
+
+fn prepare_function(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
+    let (function, options) = crate::check::split_options(node, &["required"]);
+    let keys = StoreKeys::from_node(&options, cx.reading)?;
+    let plan = logic::prepare(&function, Role::Store, cx)?;
+    let store = Prepared::new(Work::Function, move |resources: Resources| {
+        let plan = plan.clone();
+        async move {
+            let storage = Arc::clone(&resources.stage);
+            Ok(StoreFunction {
+                logic: plan.open(&resources).await?,
+                storage,
+            })
+        }
+    });
+    Some(store.required(keys.required))
 }
 
 fn prepare_step(node: &Node, cx: &mut CheckCx<'_>) -> Option<StepPlan> {
@@ -118,6 +132,8 @@ struct Store {
     mapping: Mapping,
     steps: Vec<Step>,
     clock: Clock,
+    /// Whose deliveries its rows are of.
+    rows_of: Arc<str>,
 }
 
 /// The rows that a batch becomes.
@@ -152,7 +168,7 @@ impl Store {
     async fn open(
         name: &str,
         mapping: Mapping,
-        plans: &[StepPlan],
+        (plans, rows_of): (&[StepPlan], Arc<str>),
         resources: &Resources,
     ) -> Result<Self> {
         let mut steps = Vec::with_capacity(plans.len());
@@ -170,6 +186,7 @@ impl Store {
             mapping,
             steps,
             clock: resources.clock.clone(),
+            rows_of,
         })
     }
 
@@ -246,7 +263,7 @@ impl Stage for Store {
             false => cx.spend(Activity::Compute, prepared).await?,
         };
         let of = RowsOf {
-            pipeline: Arc::clone(&cx.pipeline),
+            pipeline: Arc::clone(&self.rows_of),
             marks: cx.marks.clone(),
         };
         let commit = self.storage.commit(rows.batch.clone(), of, cx.epoch);

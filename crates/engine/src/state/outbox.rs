@@ -94,7 +94,7 @@ impl StateHandle {
             .await
     }
 
-    /// Reads rows that wait, from number `from` on: at most `most`, and about so many bytes.
+    /// Reads rows that wait, from number `from` on: so many, or so many bytes, and what came in one parcel with the last.
     pub async fn read_outbox(
         &self,
         id: i64,
@@ -242,12 +242,17 @@ fn read(
 ) -> Result<Vec<OutboxRow>, Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT row, key, digest, parcel, delivery, list, params, body FROM outbox
-         WHERE row BETWEEN ?1 AND ?2 AND body IS NOT NULL ORDER BY row LIMIT ?3",
+         WHERE row BETWEEN ?1 AND ?2 AND body IS NOT NULL ORDER BY row",
     )?;
     let (_, last) = range(id);
-    let mut found = statement.query((row_of(id, from), last, of_count(most as u64)))?;
-    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let mut found = statement.query((row_of(id, from), last))?;
+    let (mut rows, mut bytes): (Vec<OutboxRow>, usize) = (Vec::new(), 0);
     while let Some(row) = found.next()? {
+        let parcel = to_count(row.get(3)?);
+        let is_full = rows.len() >= most || bytes >= most_bytes;
+        if is_full && rows.last().is_some_and(|last| last.parcel != parcel) {
+            break;
+        }
         let (key, params): (String, Option<String>) = (row.get(1)?, row.get(6)?);
         let digest: Option<i64> = row.get(2)?;
         let body: Vec<u8> = row.get(7)?;
@@ -256,15 +261,12 @@ fn read(
             number: number_of(row.get(0)?),
             key: key.into(),
             digest: digest.map(i64::cast_unsigned),
-            parcel: to_count(row.get(3)?),
+            parcel,
             delivery: to_count(row.get(4)?),
             list: row.get(5)?,
             params: params.map(Into::into),
             body: body.into(),
         });
-        if bytes >= most_bytes {
-            break;
-        }
     }
     Ok(rows)
 }

@@ -161,7 +161,6 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         stage("{store: json, pure: true}"),
         stage("{store: json, keyed: id}"),
         stage("{store: json, pinned: true}"),
-        stage("{store: {json: {}, required: false}}"),
         stage("{store: {mongo: {}}}"),
         stage("{link: x}"),
         stage("{core_logic: {transform: x}}"),

@@ -2,6 +2,7 @@
 
 mod attempts;
 pub(crate) mod bench;
+mod best_effort;
 mod drops;
 mod ends;
 mod failures;

@@ -5,6 +5,7 @@
 //!   busy. The source is upstream of the first stage.
 //! * A **schedule** is limited when a run takes longer than its period; then by the stage that has the greatest
 //!   share of the run. Runs that overlap are a stream.
+//! * A stage that **nothing waits for** (`required: false`) limits nobody. It is behind when it is busy all the time and its outbox grows.
 //! * What runs **once** takes as long as its slowest stage: the queues say which where batches wait, else the
 //!   greatest share of the run.
 
@@ -92,6 +93,36 @@ pub(super) fn suspect<'a>(
             View::new(pipeline, stages, active)?.finite(profile.seconds / active)
         }
     }
+}
+
+/// The stages of this pipeline that nothing waits for, and that do not keep up.
+pub(super) fn behind<'a>(
+    profile: &'a Profile,
+    pipeline: &'a PipelineProfile,
+) -> impl Iterator<Item = Suspect<'a>> {
+    let stages = profile.stages.iter().enumerate();
+    let own = stages.filter(|(_, stage)| stage.pipeline == pipeline.pipeline);
+    own.filter_map(|(index, stage)| {
+        let outbox = stage.outbox?;
+        let shares = Shares::of(stage, profile.seconds)?;
+        let more = u64::try_from(outbox.growth).ok()?;
+        let grows = outbox.waiting >= BEHIND && more >= BEHIND.max(stage.records_in / 10);
+        (grows && shares.taken() >= NEARLY_ALWAYS).then(|| Suspect {
+            pipeline,
+            stage,
+            next: None,
+            is_first: index == 0,
+            shares,
+            why: Why::Waiting,
+            // It comes after what holds others up.
+            pressure: 0.0,
+            certain: true,
+            evidence: vec![format!(
+                "{} records wait in its outbox, {more} more than at the beginning; nothing else waits for it",
+                outbox.waiting
+            )],
+        })
+    })
 }
 
 /// Seconds of the measured time in which the pipeline had a delivery.

@@ -5,7 +5,7 @@ mod random;
 
 use super::{Bottleneck, Cause, find};
 use crate::figures::Trigger;
-use crate::profile::{PipelineProfile, Profile, Seconds, Spread, StageProfile};
+use crate::profile::{Outbox, PipelineProfile, Profile, Seconds, Spread, StageProfile};
 use line::quiet;
 
 /// A stage of pipeline `p`; where the clocks do not fill its wall time, it starved.
@@ -34,6 +34,45 @@ fn clocks(compute: f64, external: f64, blocked: f64) -> Seconds {
         starved: 10.0 - compute - external - blocked,
         ..Seconds::default()
     }
+}
+
+/// What waits for a stage that nothing waits for.
+fn with_outbox(stage: StageProfile, waiting: u64, growth: i64) -> StageProfile {
+    StageProfile {
+        records_in: 1000,
+        outbox: Some(Outbox { waiting, growth }),
+        ..stage
+    }
+}
+
+#[test]
+fn a_stage_that_nothing_waits_for_limits_only_itself_and_only_when_its_outbox_grows() {
+    let side = || stage("side", clocks(0.1, 9.8, 0.0));
+    let found = |side| {
+        find(&flow(
+            stream(),
+            vec![stage("work", clocks(1.0, 0.0, 0.0)), side],
+        ))
+    };
+    for (waiting, growth) in [(0, 0), (5000, 0), (5000, -300), (9, 9), (200, 90)] {
+        assert_eq!(found(with_outbox(side(), waiting, growth)), None);
+    }
+    let slow = found(with_outbox(side(), 400, 300)).unwrap();
+    assert_eq!(
+        (slow.stage.as_str(), slow.cause),
+        ("side", Cause::ExternalLatency)
+    );
+    assert!(slow.evidence[0].contains("400 records wait in its outbox, 300 more"));
+    let idle = with_outbox(stage("side", clocks(0.1, 0.1, 0.0)), 400, 300);
+    assert_eq!(found(idle), None, "it has not had the time yet");
+    // What holds a run up is another.
+    let busy = stage("work", clocks(3.0, 0.0, 0.0));
+    let tight = find(&flow(
+        each(1.0, 1.2),
+        vec![busy, with_outbox(side(), 400, 300)],
+    ))
+    .unwrap();
+    assert_eq!(tight.stage, "work");
 }
 
 fn stream() -> PipelineProfile {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::Error;
-use wiredflow_core::stage::AnyStage;
 
 use crate::observe::StageMeter;
 use crate::plan::PipelinePlan;
@@ -13,6 +12,7 @@ use crate::state::ReplayOutcome;
 
 use super::super::pipeline;
 use super::super::port::QUEUE;
+use super::super::stage::Component;
 use super::super::{PipelineShared, Shared};
 use super::book::ok_or_told;
 use super::feed_all;
@@ -67,7 +67,7 @@ async fn work(
     plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
-    stages: Vec<Box<dyn AnyStage>>,
+    stages: Vec<Component>,
 ) -> Option<Error> {
     let desk = &pipeline.shared.desk;
     let (queue, first) = mpsc::channel(QUEUE);

@@ -97,8 +97,8 @@ impl StageRun {
     }
 
     /// What `on_error` says. What is replayed and fails again is a dead letter again: it stops nothing.
-    fn outcome(&self, part: &Parcel) -> Outcome {
-        match self.plan.policy.on_error {
+    pub(super) fn outcome(&self, part: &Parcel) -> Outcome {
+        match self.plan.policy.on_error.unwrap_or_default() {
             OnError::Stop if is_replay(part) => Outcome::DeadLettered,
             OnError::Stop => Outcome::Failed,
             OnError::DeadLetter => Outcome::DeadLettered,
@@ -106,7 +106,7 @@ impl StageRun {
         }
     }
 
-    fn tell_end(&self, error: &Error, outcome: Outcome) {
+    pub(super) fn tell_end(&self, error: &Error, outcome: Outcome) {
         self.pipeline.meter.error(error.message());
         let (pipeline, stage) = (&self.pipeline.name, &self.plan.name);
         let what = match outcome {
@@ -130,13 +130,13 @@ impl StageRun {
 
     /// Keeps a dead letter. When that is not possible for good, the delivery has failed instead; when
     /// the flow ends first, it is lost: not acknowledged.
-    async fn dead_letter(
+    pub(super) async fn dead_letter(
         &self,
         body: Body,
         of: Option<Identity>,
         part: &Parcel,
         failure: &Failure,
-        charge: &ReplicaClock,
+        charge: &dyn Charge,
     ) -> Outcome {
         let (shared, error) = (self.shared(), &failure.error);
         let (params, secrets) = match part.params.is_empty() {

@@ -64,7 +64,7 @@ impl StageRun {
         });
         let result = {
             let mut emitter = Emitter::new(&mut outlet);
-            let call = self.stage.run_boxed(&part.batch, &mut emitter, &cx);
+            let call = self.stage.run(&part.batch, &mut emitter, &cx);
             let call = AssertUnwindSafe(call).catch_unwind();
             let in_time = async {
                 match timeout {
