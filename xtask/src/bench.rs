@@ -4,6 +4,7 @@
 //! nothing; it looks whether everything that is published gets stored.
 
 mod broker;
+mod clocks;
 mod figures;
 mod footprint;
 mod growth;
@@ -23,7 +24,7 @@ use process::Process;
 /// What measures a part of the page.
 type Measure = fn(&Plan) -> Result<page::Part>;
 
-const PARTS: [(&str, Measure); 8] = [
+const PARTS: [(&str, Measure); 9] = [
     ("ingest", ingest::measure),
     ("latency", latency::measure),
     ("growth", growth::measure),
@@ -32,12 +33,13 @@ const PARTS: [(&str, Measure); 8] = [
     ("steps", steps::measure),
     ("python", steps::measure_python),
     ("footprint", footprint::measure),
+    ("clocks", clocks::measure),
 ];
 
 /// Where the runs keep their files: on the disk that holds the build, not in memory.
 const FOLDER: &str = "target/bench";
 
-const USAGE: &str = "`bench [--only ingest|latency|growth|burst|polls|steps|python|footprint] [--pairs N] \
+const USAGE: &str = "`bench [--only ingest|latency|growth|burst|polls|steps|python|footprint|clocks] [--pairs N] \
                      [--messages N] [--no-build] [--smoke]`";
 
 /// What was asked for.

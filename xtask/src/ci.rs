@@ -42,6 +42,10 @@ const STEPS: &[Step] = &[
         run: doctests,
     },
     Step {
+        name: "features",
+        run: features,
+    },
+    Step {
         name: "tests",
         run: tests,
     },
@@ -113,6 +117,15 @@ fn rustdoc() -> Result {
 
 fn doctests() -> Result {
     succeed(cargo(&["test", "--workspace", "--doc", "--locked"]))
+}
+
+/// What is only in a build that was asked for it.
+fn features() -> Result {
+    // Of the whole workspace, so that what it depends on is the same as for all other tests, and built once.
+    let traces = ["--workspace", "--features", "wiredflow/traces", "--locked"];
+    let mut tests = cargo(&["test"]);
+    tests.args(traces).args(["--test", "it", "--", "traces::"]);
+    succeed(tests)
 }
 
 /// All tests, and before their outcome which cases could not be tried on this machine.

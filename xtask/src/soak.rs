@@ -1,11 +1,16 @@
-//! The long forms of the proofs: every point, 1,000 kills, how memory grows, how soon a service is back.
+//! The long forms of the proofs: every point, 1,000 kills, how memory grows, how soon a service is back, clocks that add up.
 
 use std::process::Command;
 
 use crate::{Result, tree};
 
 /// What is run, in this order.
-const TESTS: &[&str] = &["crash_points", "kill_loop", "soak"];
+const TESTS: &[(&str, &str)] = &[
+    ("wiredflow", "crash_points::"),
+    ("wiredflow", "kill_loop::"),
+    ("wiredflow", "soak::"),
+    ("wiredflow-engine", "flows::sums::"),
+];
 
 /// Runs them for about so many minutes and those that the points and the kills take.
 pub(crate) fn run(arguments: &[&str]) -> Result {
@@ -17,24 +22,19 @@ pub(crate) fn run(arguments: &[&str]) -> Result {
         _ => return Err("`soak [--minutes N]`".to_owned()),
     };
     let mut failed = Vec::new();
-    for test in TESTS {
+    for (package, test) in TESTS {
         println!("\n== {test}");
         let status = Command::new(env!("CARGO"))
             .args([
                 "test",
                 "--package",
-                "wiredflow",
+                package,
                 "--test",
                 "it",
                 "--locked",
                 "--",
             ])
-            .args([
-                &format!("{test}::"),
-                "--include-ignored",
-                "--nocapture",
-                "--test-threads=2",
-            ])
+            .args([test, "--include-ignored", "--nocapture", "--test-threads=2"])
             .env("SOAK", "1")
             .env("SOAK_MINUTES", minutes)
             .current_dir(tree::root())

@@ -103,8 +103,8 @@ pub(crate) async fn replay(question: Question) -> Answered {
         return Err(refused(StatusCode::CONFLICT, why));
     }
     let (id, now) = (letter.listed.id.clone(), question.desk.clock.now());
-    edit(&question, id, move |editor, ids| editor.ask(ids, now)).await?;
     note(&question, "replay dead letter");
+    edit(&question, id, move |editor, ids| editor.ask(ids, now)).await?;
     let body = json!({ "id": letter.listed.id, "asked": true });
     Ok(document(StatusCode::ACCEPTED, &body))
 }
@@ -113,8 +113,8 @@ pub(crate) async fn replay(question: Question) -> Answered {
 pub(crate) async fn remove(question: Question) -> Answered {
     let letter = stored(&question).await?;
     let id = letter.listed.id.clone();
-    edit(&question, id, LetterEditor::remove).await?;
     note(&question, "drop dead letter");
+    edit(&question, id, LetterEditor::remove).await?;
     Ok(ok(&json!({ "dropped": [letter.listed.id] })))
 }
 

@@ -207,7 +207,14 @@ impl Metrics {
             }
         }
         type Figure = fn(&wiredflow_scale::profile::StageProfile) -> Option<f64>;
-        let figures: [(&str, Kind, Option<&str>, &str, Figure); 10] = [
+        let figures: [(&str, Kind, Option<&str>, &str, Figure); 11] = [
+            (
+                "clock_faults",
+                Kind::Counter,
+                None,
+                "Looks at which the clocks did not add up to the time",
+                |one| Some(one.clock_faults as f64),
+            ),
             ("calls", Kind::Counter, None, "Attempts", |one| {
                 Some(one.calls as f64)
             }),

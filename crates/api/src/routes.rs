@@ -78,6 +78,7 @@ const ROUTES: &[Route] = &[
     route!("DELETE" "/api/v1/dead-letters/{id}", ADMIN, [], history::remove),
     route!("GET" "/api/v1/logs", OPERATOR, ["pipeline", "after", "limit"], logs::show),
     route!("GET" "/api/v1/profile", VIEWER, ["seconds"], status::profile),
+    route!("GET" "/api/v1/figures", VIEWER, [], status::figures),
     route!("GET" "/api/v1/events", VIEWER, [], events::show),
 ];
 

@@ -161,28 +161,34 @@ pub(crate) async fn profile(question: Question) -> Answered {
     Ok(ok(&Profile::between(before.as_ref(), &figures()?)))
 }
 
+/// `GET /api/v1/figures`: all that is counted since the start, which profiles are made of.
+pub(crate) async fn figures(question: Question) -> Answered {
+    let live = question.live()?;
+    Ok(ok(&live.figures.figures().ok_or_else(ended)?))
+}
+
 /// `POST /api/v1/pipelines/{pipeline}/pause`.
 pub(crate) async fn pause(question: Question) -> Answered {
     let live = question.live()?;
+    note(&question, "pause");
     let done = live.control.pause(&question.part).await;
-    switched(&question, &live, "pause", done)
+    switched(&question, &live, done)
 }
 
 /// `POST /api/v1/pipelines/{pipeline}/resume`.
 pub(crate) async fn resume(question: Question) -> Answered {
     let live = question.live()?;
+    note(&question, "resume");
     let done = live.control.resume(&question.part).await;
-    switched(&question, &live, "resume", done)
+    switched(&question, &live, done)
 }
 
 fn switched(
     question: &Question,
     live: &Live,
-    what: &str,
     done: Result<(), wiredflow_engine::run::Refused>,
 ) -> Answered {
     done.map_err(|why| not_switched(&why))?;
-    note(question, what);
     let states = live.control.pipelines().ok_or_else(ended)?;
     let state = states.iter().find(|state| *state.name == *question.part);
     Ok(ok(&json!({
@@ -194,14 +200,14 @@ fn switched(
 /// `POST /api/v1/pipelines/{pipeline}/trigger`.
 pub(crate) async fn trigger(question: Question) -> Answered {
     let live = question.live()?;
+    note(&question, "trigger");
     let done = live.control.trigger(&question.part).await;
     done.map_err(|why| not_switched(&why))?;
-    note(&question, "trigger");
     let body = json!({ "pipeline": question.part, "triggered": true });
     Ok(document(StatusCode::ACCEPTED, &body))
 }
 
-/// Whoever changes something leaves a trace.
+/// Whoever asks for a change leaves a trace, before it is made.
 pub(crate) fn note(question: &Question, what: &str) {
     let role = question.caller.role.word();
     let from = question.caller.peer.ip();

@@ -2,6 +2,7 @@
 //! its own, so that its CPU time can be told from that of the others.
 //!
 //! - `floor`: what a careful person would write by hand for one flow, and nothing more.
+//! - `ingest`: a flow by the engine as a library, with its clocks or without.
 //! - `publish`: many messages, or some in each second, to a broker.
 //! - `watch`: how old each message is when it can be read in the file.
 //! - `rows`: when a table began to grow and when it was complete.
@@ -20,6 +21,7 @@ mod answer;
 mod feed;
 mod floor;
 mod flows;
+mod ingest;
 mod message;
 mod poll;
 mod publish;
@@ -38,6 +40,7 @@ const USAGE: &str = "\
 usage: wiredflow-bench PART, started by `cargo xtask bench`
 
   floor   --broker HOST:PORT --version 4|5 --qos 0|1 --file FILE [--no-sync | --table]
+  ingest  --flow FILE [--no-clocks]
   publish --broker HOST:PORT --qos 0|1 --messages N [--per-second N]
   watch   --file FILE --messages N
   rows    --file FILE --table TABLE --messages N
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
     let options = Options(&words);
     let outcome = match words.first().map(String::as_str) {
         Some("floor") => floor::run(&options),
+        Some("ingest") => ingest::run(&options),
         Some("publish") => publish::run(&options),
         Some("watch") => watch::run(&options),
         Some("rows") => rows::run(&options),

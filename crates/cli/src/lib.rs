@@ -38,6 +38,7 @@ mod screen;
 mod service;
 mod table;
 mod tool;
+mod traces;
 mod verbs;
 mod watch;
 

@@ -241,6 +241,7 @@ mod tests {
             inbox: None,
             outboxes: BTreeMap::new(),
             last_error: error.map(str::to_owned),
+            last_error_at: None,
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use wiredflow_api::client::{Client, Refusal};
 use wiredflow_api::{Role, note, token_file};
 use wiredflow_core::problem::possible;
-use wiredflow_engine::state::is_locked;
+use wiredflow_engine::state::{flow_of, is_locked};
 
 use crate::exit::{Exit, Failure};
 use crate::flow_file;
@@ -36,6 +36,14 @@ pub(crate) struct Reached {
 }
 
 impl Subject {
+    /// The flow of a file, or at a URL.
+    pub(crate) fn of(file: &str) -> Self {
+        Self {
+            file: Some(file.to_owned()),
+            pipelines: Vec::new(),
+        }
+    }
+
     /// Finds the flow.
     ///
     /// # Errors
@@ -77,6 +85,12 @@ impl Subject {
                 if !is_locked(&place.folder) {
                     return Err(Failure::failed(format!(
                         "`{flow}` does not run: `wiredflow run` starts it"
+                    )));
+                }
+                if let Some(other) = flow_of(&place.folder).filter(|other| other != flow) {
+                    return Err(Failure::failed(format!(
+                        "`{flow}` does not run: the flow that runs from the state folder `{}` is `{other}`",
+                        place.folder.display()
                     )));
                 }
                 let note = note(&place.folder).ok_or_else(|| {

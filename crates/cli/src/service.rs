@@ -13,6 +13,7 @@ use wiredflow_scale::figures::FlowFigures;
 
 use crate::exit::{Exit, Failure};
 use crate::front::Front;
+use crate::traces::Sending;
 use crate::watch::Watch;
 
 /// How long what was cut off may take to let go.
@@ -61,6 +62,11 @@ pub(crate) fn serve(
     let served = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let mut front = Front::new(logs);
+        let traces = Sending::begin(&plan.name, options)?;
+        let options = &RunOptions {
+            spans: traces.spans(),
+            ..options.clone()
+        };
         let served = match watch {
             None => {
                 let mut changes = std::future::pending();
@@ -74,6 +80,7 @@ pub(crate) fn serve(
             }
         };
         front.close().await;
+        traces.close().await;
         served
     });
     runtime.shutdown_timeout(LAST_MOMENTS);

@@ -345,14 +345,19 @@ pub fn split_kind<'n>(
             "`{}` beside `{}`: {what} has exactly one kind",
             other.key, kind.key
         );
-        reading.error_with_help(
-            other.span,
-            message,
-            possible(
-                &other.key,
-                beside.iter().copied().filter(|key| is_offered(key)),
-            ),
+        let beside = possible(
+            &other.key,
+            beside.iter().copied().filter(|key| is_offered(key)),
         );
+        let help = match beside.starts_with("did you mean") {
+            true => beside,
+            false => format!(
+                "a key of `{kind}` stands inside it (`{kind}: {{{key}: …}}`); beside it, {beside}",
+                kind = kind.key,
+                key = other.key
+            ),
+        };
+        reading.error_with_help(other.span, message, help);
     }
     let options = options.into_iter().cloned().collect();
     Some((

@@ -273,6 +273,10 @@ fn read_pipeline(entry: &Entry, reading: &mut Reading) -> Option<PipelineConfig>
         stages,
     };
     let Some(keys) = keys else {
+        // The problems of its source are told beside those of its keys.
+        if let Some((source, span)) = read_source(node, reading) {
+            (pipeline.trigger, pipeline.trigger_span) = (source, span);
+        }
         return Some(pipeline);
     };
     if let Some((trigger, span)) = read_trigger(node, &keys, reading) {
@@ -351,7 +355,7 @@ fn read_trigger(
             message,
             help,
         );
-        return None;
+        return read_source(node, reading);
     };
     if keys.time_zone.is_some() && keys.cron.is_none() {
         let span = node
@@ -379,16 +383,22 @@ fn read_trigger(
         }
         TriggerConfig::Once
     } else {
-        let source = &entry.value;
-        let (kind, _) = reading.inside("source", |reading| {
-            split_kind(source, &[], "a source", reading)
-        })?;
-        TriggerConfig::Source {
-            kind: kind.key.clone(),
-            config: kind.value.clone(),
-        }
+        return read_source(node, reading);
     };
     Some((trigger, entry.value.span))
+}
+
+/// The source of a pipeline, where it has one.
+fn read_source(node: &Node, reading: &mut Reading) -> Option<(TriggerConfig, Span)> {
+    let source = &node.entry("source")?.value;
+    let (kind, _) = reading.inside("source", |reading| {
+        split_kind(source, &[], "a source", reading)
+    })?;
+    let trigger = TriggerConfig::Source {
+        kind: kind.key.clone(),
+        config: kind.value.clone(),
+    };
+    Some((trigger, source.span))
 }
 
 fn read_stage(node: &Node, before: &[StageConfig], reading: &mut Reading) -> Option<StageConfig> {

@@ -423,6 +423,12 @@ impl FromNode for bool {
             NodeKind::Bool(yes) => return Some(*yes),
             NodeKind::Filled(text) if text == "true" => return Some(true),
             NodeKind::Filled(text) if text == "false" => return Some(false),
+            // Words that other readers of YAML take for it.
+            NodeKind::Text(word) if ["yes", "on", "no", "off"].contains(&&*word.to_lowercase()) => {
+                let meant = ["yes", "on"].contains(&&*word.to_lowercase());
+                let message = format!("expected true or false, found the word `{word}`");
+                reading.error_with_help(node.span, message, format!("write `{meant}`"));
+            }
             _ => reading.expected(Self::EXPECTS, node),
         }
         None

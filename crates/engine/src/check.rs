@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use wiredflow_core::config::{FlowConfig, OnError, PipelineConfig, StageConfig, TriggerConfig};
 use wiredflow_core::config_reader::{not_built_yet, read_flow};
-use wiredflow_core::fields::Reading;
+use wiredflow_core::fields::{FromNode, Reading};
 use wiredflow_core::fill::{Lookup, fill};
 use wiredflow_core::node::{Node, NodeKind, Span};
 use wiredflow_core::problem::{Problem, possible};
@@ -322,6 +322,7 @@ fn prepare_stage(config: &StageConfig, cx: &mut CheckCx<'_>) -> Option<StagePlan
         );
         return None;
     };
+    warn_of_idle_processes(config, cx);
     let prepared = inside(&config.kind, cx, |cx| (entry.prepare)(&config.config, cx))?;
     let mut policy = config.policy.clone();
     if !prepared.required {
@@ -343,6 +344,23 @@ fn prepare_stage(config: &StageConfig, cx: &mut CheckCx<'_>) -> Option<StagePlan
         policy,
         required: prepared.required,
     })
+}
+
+/// More processes than calls at once: some would never be called.
+fn warn_of_idle_processes(config: &StageConfig, cx: &mut CheckCx<'_>) {
+    let Some(entry) = config.config.entry("processes") else {
+        return;
+    };
+    let processes = usize::from_node(&entry.value, &mut Reading::default());
+    let parallel = config.policy.parallel;
+    if let Some(processes) = processes.filter(|processes| *processes > parallel) {
+        let calls = if parallel == 1 { "call" } else { "calls" };
+        cx.reading.warning_with_help(
+            entry.span,
+            format!("{processes} processes for {parallel} {calls} at once: the others have nothing to do"),
+            format!("write `parallel: {processes}` beside `{}`, if its calls do not depend on each other", config.kind),
+        );
+    }
 }
 
 /// Checks something one key deeper.

@@ -31,6 +31,13 @@ pub struct Mark {
     monotonic: Instant,
 }
 
+impl Mark {
+    /// The moment by the wall clock.
+    pub fn wall(&self) -> Timestamp {
+        self.wall
+    }
+}
+
 impl Clock {
     /// The machine's clocks.
     pub fn real() -> Self {
@@ -185,6 +192,12 @@ impl Dice {
     /// A sequence that nobody can foresee.
     pub fn from_system() -> Self {
         Self::seeded(rand::random())
+    }
+
+    /// Any number.
+    pub fn number(&self) -> u64 {
+        let mut dice = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        dice.random()
     }
 
     /// A duration from zero up to `most`.

@@ -21,6 +21,7 @@ pub mod run;
 pub mod senders;
 pub mod since;
 pub mod sources;
+pub mod spans;
 mod sql;
 pub mod stages;
 pub mod state;

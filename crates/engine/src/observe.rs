@@ -1,5 +1,6 @@
 //! Counters and clocks of a running flow: the only place that counts.
 
+mod bytes;
 mod host;
 mod inbox;
 mod outbox;
@@ -33,6 +34,16 @@ pub use report::{Deliveries, PipelineReport, RunReport};
 pub use stage::StageMeter;
 pub use workers::{Worker, Workers};
 
+/// Whether times are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Metering {
+    /// Always, but for the benchmark of what that costs.
+    #[default]
+    On,
+    /// Counts go on, and all times stay at zero.
+    Off,
+}
+
 /// What is to be measured of a stage.
 #[derive(Clone, Debug)]
 pub struct StageSign {
@@ -44,6 +55,8 @@ pub struct StageSign {
     pub replicas: usize,
     /// Batches that can wait before it.
     pub queue_room: usize,
+    /// Whether a call takes all that waits.
+    pub joins: bool,
     /// Calls a second that its `rate_limit` allows.
     pub rate_limit: Option<f64>,
     /// Whether its input is done with only when it is.
@@ -84,10 +97,16 @@ pub struct FlowMeter {
 
 impl FlowMeter {
     /// Starts the clocks of these pipelines and their stages.
-    pub fn start(flow: &str, pipelines: &[PipelineSign], clock: &Clock) -> Self {
+    pub fn start(
+        flow: &str,
+        pipelines: &[PipelineSign],
+        clock: &Clock,
+        metering: Metering,
+    ) -> Self {
         let meters = |sign: &PipelineSign| {
             let PipelineSign { name, stages, .. } = sign;
-            let stage = |stage: &StageSign| Arc::new(StageMeter::new(name, stage, clock));
+            let stage =
+                |stage: &StageSign| Arc::new(StageMeter::new(name, stage, (clock, metering)));
             Meters {
                 name: Arc::clone(name),
                 receives_into: sign.receives_into.clone(),

@@ -210,6 +210,17 @@ fn trigger(trigger: &TriggerConfig) -> String {
 }
 
 fn detail(stage: &StageConfig) -> String {
+    let required = stage
+        .config
+        .entry("required")
+        .map(|entry| &entry.value.kind);
+    match required {
+        Some(NodeKind::Bool(false)) => join(&about_stage(stage), "(not required)"),
+        Some(_) | None => about_stage(stage),
+    }
+}
+
+fn about_stage(stage: &StageConfig) -> String {
     let config = &stage.config;
     let is_function = LANGUAGES.iter().any(|word| config.entry(word).is_some());
     if matches!(stage.kind.as_str(), "send" | "store") && !is_function {
@@ -319,7 +330,7 @@ pipelines:
       - load: kept
       - core_logic: {sql: "SELECT * FROM \"Heard\" -- not kept"}
       - core_logic: {program: [sort, -n]}
-      - send: {mqtt: {broker: "b:1883", topic: t}, field: x}
+      - send: {mqtt: {broker: "b:1883", topic: t}, field: x, required: false}
   called:
     source: {webhook: {listen: "127.0.0.1:9000", path: /in}}
     ack: inbox
@@ -352,7 +363,7 @@ pipelines:
             [
                 "every 10s: fetch https://host:1/x?y=1, store json data, store_2 kept",
                 "mqtt b:1883 a b/+: store sqlite",
-                "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, core_logic_2 SELECT * FROM \"Heard\" -- not kept, core_logic_3 sort -n, send mqtt b:1883 t",
+                "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, core_logic_2 SELECT * FROM \"Heard\" -- not kept, core_logic_3 sort -n, send mqtt b:1883 t (not required)",
                 "webhook 127.0.0.1:9000/in (inbox): configuration select max(id) from kept",
             ]
         );

@@ -124,4 +124,17 @@ impl StagePlan {
     pub fn has_outbox(&self) -> bool {
         !self.required || self.work == Work::PeerSink
     }
+
+    /// Whether a call takes all that waits, as one batch. Not where calls are counted or work side by side, nor where
+    /// a peer has a time for each.
+    pub fn joins(&self) -> bool {
+        let policy = &self.policy;
+        let in_one = match self.work {
+            Work::Sink | Work::Records => policy.parallel == 1 && policy.rate_limit.is_none(),
+            Work::PeerSink | Work::Peer | Work::Function => false,
+        };
+        // What only keeps records for later takes all that it finds.
+        let keeps = !self.required && self.work.takes_many_deliveries();
+        policy.batch.is_none() && (in_one || keeps)
+    }
 }

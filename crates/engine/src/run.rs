@@ -6,12 +6,15 @@
 //! ```
 
 mod book;
+mod channel;
 mod control;
 mod doubts;
 mod ending;
 mod first_round;
 mod inbox;
+mod kept;
 mod ledger;
+mod opening;
 mod outbox;
 mod pace;
 mod pipeline;
@@ -38,8 +41,9 @@ use crate::clock::{Clock, Dice};
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
 use crate::observe::repeats::Repeats;
-use crate::observe::{FlowMeter, InboxMeter, PipelineSign, StageSign};
+use crate::observe::{FlowMeter, InboxMeter, Metering, PipelineSign, StageSign};
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
+use crate::spans::Spans;
 use crate::state::{Past, State};
 use crate::storages::{Entrusted, StorageHandles, Writers};
 use crate::tasks::Tasks;
@@ -47,6 +51,7 @@ use crate::tasks::Tasks;
 use control::Switches;
 use doubts::Doubts;
 use first_round::FirstRound;
+use kept::Since;
 use ledger::Ledger;
 use replay::Desk;
 use shared::{PipelineShared, Shared};
@@ -59,6 +64,9 @@ pub use replay::place_of as replayed_from;
 
 /// How often old history is dropped.
 const PRUNE_EACH: Duration = Duration::from_secs(3600);
+
+/// The time of which a profile is kept.
+const PROFILE_EACH: Duration = Duration::from_secs(60);
 
 /// How a flow is to be run.
 #[derive(Clone, Debug)]
@@ -81,6 +89,12 @@ pub struct RunOptions {
     pub http: HttpClients,
     /// How much an inbox holds, and the outbox of a stage with `required: false`.
     pub inbox: InboxLimits,
+    /// How long the times are of which profiles are kept.
+    pub profile_each: Duration,
+    /// Whether times are taken: always, but in the benchmark of what that costs.
+    pub metering: Metering,
+    /// Who is told of spans; nobody is the usual.
+    pub spans: Option<Arc<dyn Spans>>,
 }
 
 impl Default for RunOptions {
@@ -95,6 +109,9 @@ impl Default for RunOptions {
             dice: Dice::from_system(),
             http: HttpClients::default(),
             inbox: InboxLimits::default(),
+            profile_each: PROFILE_EACH,
+            metering: Metering::On,
+            spans: None,
         }
     }
 }
@@ -167,11 +184,13 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
     let signs: Vec<PipelineSign> = signs.chain(received).collect();
     let stopping = Stopping::new();
     let tasks = Tasks::default();
+    let meters = FlowMeter::start(&plan.name, &signs, &clock, options.metering);
     let shared = Arc::new(Shared {
         flow: Arc::clone(&plan.name),
         folder: plan.folder.as_path().into(),
         state_folder: state_folder.as_path().into(),
-        meters: FlowMeter::start(&plan.name, &signs, &clock),
+        measured: Since::now(&clock, meters.figures()),
+        meters,
         repeats: Repeats::new(&clock),
         ledger: Ledger::new(state.handle(), clock.clone()),
         positions: Mutex::default(),
@@ -180,6 +199,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         first_round: FirstRound::of(ahead),
         clock,
         dice: options.dice.clone(),
+        spans: options.spans.clone(),
         http: options.http.clone(),
         threads: FunctionThreads::default(),
         scrubber: plan.scrubber.clone(),
@@ -226,6 +246,10 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         .records
         .spawn("ledger", ledger::keep(Arc::clone(&shared)));
     tasks.spawn("prune", prune(Arc::clone(&shared)));
+    tasks.spawn(
+        "profiles",
+        kept::keep(Arc::clone(&shared), options.profile_each),
+    );
     let senders = plan.pipelines.iter().flat_map(|pipeline| {
         let mut stages = Vec::new();
         for stage in &pipeline.stages {
@@ -270,7 +294,8 @@ fn sign(
         name: Arc::clone(&stage.name),
         kind: stage.kind.clone(),
         replicas: stage.policy.parallel,
-        queue_room: port::QUEUE,
+        queue_room: if stage.joins() { 1 } else { channel::QUEUE },
+        joins: stage.joins(),
         rate_limit: stage.policy.rate_limit,
         required: stage.required,
     };

@@ -74,6 +74,9 @@ pub struct StageFigures {
     pub retries: u64,
     /// Answers 429, and 503 with `Retry-After`.
     pub limited: u64,
+    /// Looks at which the clocks of a replica did not add up to its time.
+    #[serde(default)]
+    pub clock_faults: u64,
     /// The six clocks of all replicas.
     pub seconds: Seconds,
     /// CPU seconds that its calls took, of threads and child processes.
@@ -99,6 +102,8 @@ pub struct StageFigures {
     pub oldest_call_seconds: f64,
     /// Records that wait in its outbox now, where nothing waits for it (`required: false`).
     pub outbox: Option<u64>,
+    /// How many more these are than at the beginning.
+    pub outbox_growth: i64,
     /// The share of the most frequent key among its records, 0 to 1; for keyed stages.
     pub hottest_key: Option<f64>,
     /// Bytes resident now of its own child processes.

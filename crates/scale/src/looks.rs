@@ -23,6 +23,8 @@ pub struct Looks {
     looks: Vec<FlowFigures>,
     /// Seconds since the start after which intake was over.
     intake_until: Option<f64>,
+    /// Whether the first look is the beginning, of a run that goes on for longer.
+    from_first: bool,
 }
 
 impl Looks {
@@ -32,6 +34,15 @@ impl Looks {
         Self {
             looks: Vec::new(),
             intake_until,
+            from_first: false,
+        }
+    }
+
+    /// Looks at a run that has begun before: only what comes after the first of them counts, and all of that is judged.
+    pub fn from_now() -> Self {
+        Self {
+            from_first: true,
+            ..Self::default()
         }
     }
 
@@ -65,14 +76,29 @@ impl Looks {
     pub fn newest(&self) -> Option<Profile> {
         let now = self.looks.last()?;
         let begin = self.at_or_before(now.seconds - NEWEST);
+        let begin = begin.or(self.first()?);
         Some(Profile::between(begin, now))
+    }
+
+    /// The look from which on all counts: none where that is the start. `None` while there is no time after it.
+    #[expect(
+        clippy::option_option,
+        reason = "it is the argument of `Profile::between`, or there is none to make"
+    )]
+    fn first(&self) -> Option<Option<&FlowFigures>> {
+        match (self.from_first, &self.looks[..]) {
+            (false, _) => Some(None),
+            (true, [first, _, ..]) => Some(Some(first)),
+            (true, _) => None,
+        }
     }
 
     /// All of the run. What limits it is judged from the end of its warm-up to the end of intake; a run of nothing but
     /// `once` pipelines is judged whole. Where another stage limits by now, that one is named, as not certain.
     pub fn whole(&self) -> Option<Profile> {
         let now = self.looks.last()?;
-        let whole = Profile::between(None, now);
+        let first = self.first()?;
+        let whole = Profile::between(first, now);
         let finite = |trigger: &Trigger| matches!(trigger, Trigger::Once);
         if whole.pipelines.iter().all(|one| finite(&one.trigger)) {
             return Some(whole);
@@ -81,6 +107,7 @@ impl Looks {
         let judged = self.looks.iter().rev().find(|look| look.seconds <= end);
         let end = judged.unwrap_or(now);
         let begin = match end.seconds >= WARM_UP_MATTERS {
+            _ if first.is_some() => first,
             true => {
                 let (least, most) = WARM_UP_WITHIN;
                 let warm = (end.seconds * WARM_UP).clamp(least, most);

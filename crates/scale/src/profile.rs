@@ -1,48 +1,12 @@
 //! The profile: measured figures of each stage and pipeline, in the shape that `--json` prints.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
-use wiredflow_core::charge::Activity;
 
 use crate::bottleneck::{self, Bottleneck};
 use crate::figures::{FlowFigures, HostFigures, PipelineFigures, StageFigures, Trigger};
 use crate::histogram::Histogram;
 
-/// Time by activity. The six are exclusive: their sum is the time since the clock was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Clocks([Duration; 6]);
-
-impl Clocks {
-    /// Adds time to one of them.
-    pub fn add(&mut self, activity: Activity, time: Duration) {
-        self.0[activity as usize] += time;
-    }
-
-    /// Charges time to another activity than it was charged to; no more than it has.
-    pub fn shift(&mut self, from: Activity, to: Activity, time: Duration) {
-        let time = time.min(self.of(from));
-        self.0[from as usize] -= time;
-        self.add(to, time);
-    }
-
-    /// The time of one of them.
-    pub fn of(&self, activity: Activity) -> Duration {
-        self.0[activity as usize]
-    }
-
-    /// The time of all six.
-    pub fn sum(&self) -> Duration {
-        self.0.iter().sum()
-    }
-
-    /// Adds another's times.
-    pub fn merge(&mut self, other: &Self) {
-        for activity in Activity::ALL {
-            self.add(activity, other.of(activity));
-        }
-    }
-}
+pub use crate::clocks::{Clocks, Seconds};
 
 /// What was measured of a flow in a time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -114,6 +78,8 @@ pub struct StageProfile {
     pub limited: u64,
     /// Calls a second that its `rate_limit` allows.
     pub rate_limit: Option<f64>,
+    /// Looks at which the clocks of a replica did not add up to its time: each is a fault of the measuring.
+    pub clock_faults: u64,
     /// Where the time went.
     pub seconds: Seconds,
     /// CPU seconds of its calls, in threads and child processes.
@@ -169,7 +135,7 @@ pub struct PipelineProfile {
     pub run_seconds: Spread,
     /// From tick to tick.
     pub period_seconds: Option<f64>,
-    /// Mean run time / period: a schedule with more than 1 falls behind.
+    /// Mean run time / period, runs that go on included: a schedule with more than 1 falls behind.
     pub load: Option<f64>,
     /// Ticks that came while the delivery before still ran.
     pub ticks_skipped: u64,
@@ -285,6 +251,7 @@ impl StageProfile {
             retries: now.retries.saturating_sub(before.retries),
             limited: now.limited.saturating_sub(before.limited),
             rate_limit: now.rate_limit,
+            clock_faults: now.clock_faults.saturating_sub(before.clock_faults),
             seconds,
             cpu_seconds: (now.cpu_seconds - before.cpu_seconds).max(0.0),
             run_delay_seconds: (now.run_delay_seconds - before.run_delay_seconds).max(0.0),
@@ -298,7 +265,7 @@ impl StageProfile {
             oldest_call_seconds: now.oldest_call_seconds,
             outbox: now.outbox.map(|waiting| Outbox {
                 waiting,
-                growth: (waiting as i64).saturating_sub(before.outbox.unwrap_or_default() as i64),
+                growth: now.outbox_growth.saturating_sub(before.outbox_growth),
             }),
             hottest_key: now.hottest_key,
             memory_mib: now.memory_bytes.map(mebibytes),
@@ -316,19 +283,13 @@ impl PipelineProfile {
             Trigger::Schedule { period_seconds } => period_seconds,
             Trigger::Once | Trigger::Stream => None,
         };
-        let run_seconds = Spread::of(&run_time, 1e-6);
-        // A run that goes on says at least how long it has taken until now.
-        let mean = match run_time.is_empty() {
-            true => now.oldest_run_seconds,
-            false => run_seconds.mean.max(now.oldest_run_seconds.min(seconds)),
-        };
-        Self {
+        let profile = Self {
             pipeline: now.pipeline.clone(),
             trigger: now.trigger,
             runs: now.runs.saturating_sub(before.runs),
-            run_seconds,
+            run_seconds: Spread::of(&run_time, 1e-6),
             period_seconds: period,
-            load: period.map(|period| ratio(mean, period)),
+            load: None,
             ticks_skipped: now.ticks_skipped.saturating_sub(before.ticks_skipped),
             under_way: now.under_way,
             oldest_run_seconds: now.oldest_run_seconds,
@@ -341,7 +302,24 @@ impl PipelineProfile {
                 seconds,
             ),
             waiting: now.waiting,
+        };
+        Self {
+            load: period.map(|period| profile.load_with_open_runs(period)),
+            ..profile
         }
+    }
+
+    /// Run time over period, runs that have not ended included. One that is late by much counts at once.
+    pub(crate) fn load_with_open_runs(&self, period: f64) -> f64 {
+        let (ended, mean) = (self.runs as f64, self.run_seconds.mean);
+        let oldest = self.oldest_run_seconds;
+        let hangs = oldest > 3.0 * period && oldest > 1.0 && oldest > 3.0 * mean;
+        let seconds = match () {
+            () if hangs || ended == 0.0 => oldest,
+            () if oldest > mean => (ended * mean + oldest) / (ended + 1.0),
+            () => mean,
+        };
+        ratio(seconds, period)
     }
 }
 
@@ -351,65 +329,6 @@ fn ratio(part: f64, whole: f64) -> f64 {
 
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// The six clocks in seconds; `wall` is elapsed time × replicas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Seconds {
-    /// Elapsed time × replicas.
-    pub wall: f64,
-    /// Working on data.
-    pub compute: f64,
-    /// Waiting for something outside.
-    pub external: f64,
-    /// Waiting for the next stage.
-    pub blocked: f64,
-    /// Waiting for input.
-    pub starved: f64,
-    /// Waiting for a limit or a back-off.
-    pub throttled: f64,
-    /// The engine itself.
-    pub overhead: f64,
-}
-
-impl Seconds {
-    /// The figures of clocks that were started `wall` (elapsed × replicas) ago.
-    pub fn new(wall: Duration, clocks: &Clocks) -> Self {
-        let of = |activity| clocks.of(activity).as_secs_f64();
-        Self {
-            wall: wall.as_secs_f64(),
-            compute: of(Activity::Compute),
-            external: of(Activity::External),
-            blocked: of(Activity::Blocked),
-            starved: of(Activity::Starved),
-            throttled: of(Activity::Throttled),
-            overhead: of(Activity::Overhead),
-        }
-    }
-
-    /// What came after `earlier`, which was taken of the same clocks.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        let since = |of: fn(&Self) -> f64| (of(self) - of(earlier)).max(0.0);
-        Self {
-            wall: since(|seconds| seconds.wall),
-            compute: since(|seconds| seconds.compute),
-            external: since(|seconds| seconds.external),
-            blocked: since(|seconds| seconds.blocked),
-            starved: since(|seconds| seconds.starved),
-            throttled: since(|seconds| seconds.throttled),
-            overhead: since(|seconds| seconds.overhead),
-        }
-    }
-
-    /// The share of its time in which the stage was busy.
-    pub fn utilisation(&self) -> f64 {
-        if self.wall > 0.0 {
-            (self.compute + self.external + self.overhead) / self.wall
-        } else {
-            0.0
-        }
-    }
 }
 
 /// How values are spread.
@@ -432,24 +351,5 @@ impl Spread {
             p50: quantile(0.5),
             p99: quantile(0.99),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_clocks_add_up() {
-        let mut clocks = Clocks::default();
-        for (index, activity) in Activity::ALL.into_iter().enumerate() {
-            clocks.add(activity, Duration::from_millis(1 << index));
-        }
-        let mut twice = clocks;
-        twice.merge(&clocks);
-        assert_eq!(clocks.sum(), Duration::from_millis(63));
-        assert_eq!(twice.sum(), Duration::from_millis(126));
-        let seconds = Seconds::new(clocks.sum(), &clocks);
-        assert!((seconds.utilisation() - (1.0 + 2.0 + 32.0) / 63.0).abs() < 1e-9);
     }
 }

@@ -28,6 +28,10 @@ pub(super) enum Contender {
     },
     /// The loop by hand with a table of SQLite.
     FloorTable,
+    /// The engine as a library, with its clocks or without.
+    Engine {
+        clocks: bool,
+    },
 }
 
 /// The floor of the same promise and protocol comes first: it is what the tool is held to.
@@ -54,6 +58,8 @@ impl Contender {
             Self::Tool => "**wiredflow**, MQTT 5, jsonl".to_owned(),
             Self::ToolTable => "**wiredflow**, MQTT 5, sqlite".to_owned(),
             Self::FloorTable => "loop by hand, MQTT 5, sqlite".to_owned(),
+            Self::Engine { clocks: true } => "the engine with its clocks".to_owned(),
+            Self::Engine { clocks: false } => "the engine without clocks".to_owned(),
             Self::Floor { version, sync } => format!(
                 "loop by hand, MQTT {}, jsonl, {}",
                 if version == 4 { "3.1.1" } else { "5" },
@@ -67,7 +73,7 @@ impl Contender {
         match self {
             Self::ToolTable => Some("ingest"),
             Self::FloorTable => Some("numbers"),
-            Self::Tool | Self::Floor { .. } => None,
+            Self::Tool | Self::Floor { .. } | Self::Engine { .. } => None,
         }
     }
 
@@ -103,10 +109,10 @@ impl Contender {
                 command.args(word);
                 Ok((Process::start(&mut command, &log, false)?, file))
             }
-            Self::Tool | Self::ToolTable => {
+            Self::Tool | Self::ToolTable | Self::Engine { .. } => {
                 let (store, file) = match self {
-                    Self::Tool => ("{jsonl: {folder: data}}", "data/jsonl_in_ingest.jsonl"),
-                    _ => ("sqlite", "data/flow.db"),
+                    Self::ToolTable => ("sqlite", "data/flow.db"),
+                    _ => ("{jsonl: {folder: data}}", "data/jsonl_in_ingest.jsonl"),
                 };
                 let flow = folder.join("flow.yaml");
                 let text = format!(
@@ -114,8 +120,20 @@ impl Contender {
                      qos: {qos}}}}}\n    stages:\n      - store: {store}\n"
                 );
                 std::fs::write(&flow, text).map_err(|error| error.to_string())?;
-                let mut command = Command::new(plan.program("wiredflow"));
-                command.arg("run").arg(&flow).current_dir(folder);
+                let mut command = match self {
+                    Self::Engine { clocks } => {
+                        let mut command = Command::new(plan.program("wiredflow-bench"));
+                        command.args(["ingest", "--flow"]).arg(&flow);
+                        command.args((!clocks).then_some("--no-clocks"));
+                        command
+                    }
+                    _ => {
+                        let mut command = Command::new(plan.program("wiredflow"));
+                        command.arg("run").arg(&flow);
+                        command
+                    }
+                };
+                command.current_dir(folder);
                 let file = folder.join(file);
                 Ok((Process::start(&mut command, &log, false)?, file))
             }
@@ -125,18 +143,18 @@ impl Contender {
 
 /// What one run gave.
 #[derive(Clone, Copy, Debug)]
-struct Outcome {
-    per_second: f64,
-    cpu: f64,
+pub(super) struct Outcome {
+    pub(super) per_second: f64,
+    pub(super) cpu: f64,
     broker_cpu: f64,
     publisher_cpu: f64,
     peak_mib: f64,
-    lost: usize,
+    pub(super) lost: usize,
     doubled: usize,
     longest_stall: Duration,
 }
 
-fn run_once(plan: &Plan, contender: Contender, qos: u8) -> Result<Outcome> {
+pub(super) fn run_once(plan: &Plan, contender: Contender, qos: u8) -> Result<Outcome> {
     let folder = plan.fresh_folder()?;
     let mut broker = Broker::start(&folder)?;
     let (mut subject, file) = contender.start(plan, &folder, &broker.address, qos)?;

@@ -55,6 +55,11 @@ const MAY_USE: &[MayUse] = &[
         foreign: None,
     },
     MayUse {
+        package: "wiredflow-traces",
+        ours: &["wiredflow-core", "wiredflow-engine"],
+        foreign: None,
+    },
+    MayUse {
         package: "wiredflow-demo",
         ours: &[],
         foreign: None,
@@ -77,6 +82,7 @@ const MAY_USE: &[MayUse] = &[
             "wiredflow-demo",
             "wiredflow-engine",
             "wiredflow-scale",
+            "wiredflow-traces",
         ],
         foreign: None,
     },

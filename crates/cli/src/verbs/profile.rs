@@ -1,12 +1,13 @@
 //! `profile`: runs a flow and says where its time goes and what limits it.
 
+mod attached;
+mod past;
 mod view;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::units::parse_duration;
 use wiredflow_engine::plan::Plan;
 use wiredflow_engine::run::RunOptions;
@@ -33,6 +34,14 @@ Examples:
   wiredflow profile flow.yaml                          until ^C
   wiredflow profile flow.yaml --for 1m
   wiredflow profile flow.yaml --for 1m --json | jq .bottleneck
+  wiredflow profile --attach flow.yaml --for 1m        of the flow that runs already
+  wiredflow profile --attach https://plant.example:8420 --token-file plant.token
+
+  wiredflow profile flow.yaml --past 1h                what was measured
+  wiredflow profile flow.yaml --compare 24h            the last hour, and the same hour yesterday
+
+What a flow does is measured whenever it runs, and kept by the minute for 6 hours and by the hour for 30 days.
+With --attach nothing is started: the flow that runs is looked at from now on, for D or until ^C.
 
 Exit codes: 0 done, 1 the flow failed, 2 the file or the arguments are wrong, 130 a second ^C."
 )]
@@ -44,7 +53,7 @@ pub(crate) struct Profile {
     #[arg(long = "for", value_name = "D", value_parser = parse_duration)]
     limit: Option<Duration>,
 
-    /// Run only this pipeline; can be given several times
+    /// Run only this pipeline, or with --attach look at it alone; can be given several times
     #[arg(long = "pipeline", value_name = "P")]
     pipelines: Vec<String>,
 
@@ -52,14 +61,28 @@ pub(crate) struct Profile {
     #[arg(long)]
     json: bool,
 
-    #[arg(long, value_name = "URL", hide = true)]
+    /// Look at a flow that runs, by its file or its URL, instead of running one
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "file")]
     attach: Option<String>,
+
+    /// Show what was measured in the last D (1h, 7d), instead of running the flow
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    #[arg(conflicts_with_all = ["limit", "attach", "pipelines"])]
+    past: Option<Duration>,
+
+    /// Beside it the same time D earlier (24h, 7d); of the last hour unless --past says another
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    #[arg(conflicts_with_all = ["limit", "attach", "pipelines"])]
+    compare: Option<Duration>,
 }
 
 impl Profile {
     pub(crate) fn run(&self, tool: &Tool) -> Outcome {
-        if self.attach.is_some() {
-            return Err(Failure::wrong(not_built_yet("--attach")));
+        if self.past.is_some() || self.compare.is_some() {
+            return self.look_back(tool);
+        }
+        if let Some(subject) = &self.attach {
+            return self.look_at(tool, subject);
         }
         let subject = flow_file::check(tool, self.file.as_deref())?;
         let Some(plan) = subject.plan_or_told(tool, self.json)? else {
@@ -76,8 +99,7 @@ impl Profile {
     }
 
     fn follow(&self, tool: &Tool, plan: &Plan, options: &RunOptions) -> Outcome {
-        let (screen, err) = (&tool.screen, tool.screen.err());
-        let is_live = err.is_terminal && !self.json && !tool.global.quiet;
+        let screen = &tool.screen;
         let mut looks = Looks::until(self.limit.map(|limit| limit.as_secs_f64()));
         let look = &mut |look: Look| {
             if look.is_stopping {
@@ -86,10 +108,7 @@ impl Profile {
             if let Some(figures) = look.figures.figures() {
                 let so_far = figures.seconds;
                 looks.note(figures);
-                let newest = is_live.then(|| looks.newest()).flatten();
-                if let (Some(columns), Some(newest)) = (err.columns(), newest) {
-                    screen.show(view::lines(&newest, so_far, columns, err.paint));
-                }
+                self.show(tool, &looks, so_far);
             }
             ControlFlow::Continue(())
         };
@@ -103,16 +122,33 @@ impl Profile {
         if let Some(error) = &served.report.error {
             tracing::error!("the flow failed: {error}");
         }
-        let out = tool.screen.out();
-        let printed = if self.json {
-            tool.print_json(&profile)
-        } else {
-            tool.screen
-                .print(&view::text(&profile, out.columns(), out.paint))
-        };
-        match printed {
+        match self.print(tool, &profile) {
             Ok(()) | Err(Failure::Closed) => Ok(served.exit),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// The newest seconds, on a terminal.
+    fn show(&self, tool: &Tool, looks: &Looks, so_far: f64) {
+        let err = tool.screen.err();
+        let is_live = err.is_terminal && !self.json && !tool.global.quiet;
+        let newest = is_live.then(|| looks.newest()).flatten();
+        if let (Some(columns), Some(newest)) = (err.columns(), newest) {
+            let lines = view::lines(&newest, so_far, columns, err.paint);
+            tool.screen.show(lines);
+        }
+    }
+
+    fn print(
+        &self,
+        tool: &Tool,
+        profile: &wiredflow_scale::profile::Profile,
+    ) -> Result<(), Failure> {
+        if self.json {
+            return tool.print_json(profile);
+        }
+        let out = tool.screen.out();
+        tool.screen
+            .print(&view::text(profile, out.columns(), out.paint))
     }
 }

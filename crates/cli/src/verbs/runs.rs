@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
+use wiredflow_engine::clock::Clock;
 use wiredflow_engine::state::{RunOutcome, RunSelection, StateReader, StoredRun};
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -105,14 +106,16 @@ fn table(runs: &[StoredRun]) -> Table {
             Some(outcome) => outcome.word().into(),
             None => "running".into(),
         };
-        let took = run
-            .ended
-            .map(|ended| ended.duration_since(run.started).as_secs_f64());
+        let seconds = |end: Timestamp| end.duration_since(run.started).as_secs_f64().max(0.0);
+        let took = match run.ended {
+            Some(ended) => live::time(seconds(ended)),
+            None => format!("{} …", live::time(seconds(Clock::real().now()))),
+        };
         table.row(vec![
             local(run.started).into(),
             (&run.pipeline).into(),
             outcome,
-            took.map(live::time).unwrap_or_default().into(),
+            took.into(),
             Cell::count(run.records_in),
             Cell::count(run.records_out),
             run.error

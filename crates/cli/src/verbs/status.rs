@@ -1,6 +1,8 @@
 //! `status`: a flow that runs, and its pipelines.
 
+use jiff::Timestamp;
 use serde_json::Value;
+use wiredflow_engine::clock::Clock;
 
 use crate::exit::{Exit, Outcome};
 use crate::live;
@@ -53,7 +55,8 @@ impl Status {
         for pipeline in &pipelines {
             if let Some(error) = pipeline["last_error"].as_str() {
                 let first = error.lines().next().unwrap_or_default();
-                let line = format!("{}: {}", text(&pipeline["pipeline"]), printable(first));
+                let name = text(&pipeline["pipeline"]);
+                let line = format!("{name}{}: {}", ago(pipeline), printable(first));
                 lines.push(out.paint.with(Ink::Yellow, &line));
             }
         }
@@ -62,8 +65,18 @@ impl Status {
     }
 }
 
+/// How long ago the newest error came, behind the pipeline's name.
+fn ago(pipeline: &Value) -> String {
+    let at = pipeline["last_error_at"].as_str();
+    let at = at.and_then(|at| at.parse::<Timestamp>().ok());
+    at.map_or_else(String::new, |at| {
+        let ago = Clock::real().now().duration_since(at).as_secs_f64();
+        format!(", {} ago", live::time(ago.max(0.0)))
+    })
+}
+
 fn table(pipelines: &[Value]) -> Table {
-    let mut table = Table::new(&[
+    let mut head = vec![
         ("PIPELINE", Align::Left),
         ("STATE", Align::Left),
         ("TRIGGER", Align::Left),
@@ -72,7 +85,17 @@ fn table(pipelines: &[Value]) -> Table {
         ("DEAD-LETTERED", Align::Right),
         ("RECORDS IN", Align::Right),
         ("OUT", Align::Right),
-    ]);
+    ];
+    let passed_over = |pipeline: &Value| pipeline["ticks_skipped"].as_u64().unwrap_or_default();
+    let is_late = pipelines.iter().any(|pipeline| passed_over(pipeline) > 0);
+    if is_late {
+        head.push(("TICKS PASSED OVER", Align::Right));
+    }
+    let can_wait = pipelines.iter().any(|pipeline| waiting(pipeline).is_some());
+    if can_wait {
+        head.push(("WAITING", Align::Right));
+    }
+    let mut table = Table::new(&head);
     for pipeline in pipelines {
         let text = |name: &str| pipeline[name].as_str().unwrap_or_default();
         let ends = &pipeline["deliveries"];
@@ -81,7 +104,7 @@ fn table(pipelines: &[Value]) -> Table {
             Some(true) => Cell::inked("paused", Ink::Yellow),
             _ => text("state").into(),
         };
-        table.row(vec![
+        let mut row = vec![
             text("pipeline").into(),
             state,
             text("trigger").into(),
@@ -90,7 +113,22 @@ fn table(pipelines: &[Value]) -> Table {
             number(&ends["dead_lettered"]),
             number(&pipeline["records_in"]),
             number(&pipeline["records_out"]),
-        ]);
+        ];
+        if is_late {
+            row.push(Cell::count(passed_over(pipeline)));
+        }
+        if can_wait {
+            row.push(waiting(pipeline).map_or_else(|| "".into(), Cell::count));
+        }
+        table.row(row);
     }
     table
+}
+
+/// What waits on the disk in a pipeline's inbox, and for its sinks that are not required; none where nothing can.
+fn waiting(pipeline: &Value) -> Option<u64> {
+    let inbox = pipeline["inbox"]["waiting"].as_u64();
+    let outboxes = pipeline["outboxes"].as_object().into_iter().flatten();
+    let each = outboxes.filter_map(|(_, outbox)| outbox["waiting"].as_u64());
+    inbox.into_iter().chain(each).reduce(|sum, one| sum + one)
 }

@@ -94,7 +94,13 @@ impl Switch {
             match reached.post(&["pipelines", name, verb]) {
                 Ok(document) => {
                     if !self.json {
-                        tool.screen.print(&format!("{done} {name}\n"))?;
+                        let was_paused = pipeline["paused"] == json!(true);
+                        let said = match verb {
+                            "pause" if was_paused => format!("{name} was paused before\n"),
+                            "resume" if !was_paused => format!("{name} was not paused\n"),
+                            _ => format!("{done} {name}\n"),
+                        };
+                        tool.screen.print(&said)?;
                     }
                     documents.push(document);
                 }

@@ -288,3 +288,64 @@ fn short_forms_that_are_none_and_a_file_without_a_function_say_what_to_write() {
         );
     }
 }
+
+#[test]
+fn a_bad_key_hides_no_problem_of_the_source_beside_it() {
+    let test = tool();
+    test.file(
+        "flow.yaml",
+        "pipelines:
+  a:
+    source: {mqtt: {brokr: \"localhost:1883\", topic: [a, b]}}
+    ack: inbx
+    stages:
+      - store: {jsonl: {}, foldr: out, required: no}
+  b:
+    every: 10s
+    source: {mqtt: {broker: \"localhost:1883\", topic: a/#/b}}
+    stages:
+      - http: example.com/x
+      - store: jsonl
+",
+    );
+    let checked = test.run(["check", "flow.yaml"]);
+    let shown = &checked.assert_code(2).stdout;
+    for part in [
+        "did you mean `broker`?",
+        "several stand under `topics`: `topics: [a, b]`",
+        "did you mean `inbox`?",
+        "a key of `jsonl` stands inside it (`jsonl: {foldr: …}`)",
+        "write `false`",
+        "exactly one trigger",
+        "`a/#/b` is not a topic",
+        "it must begin with `http://` or `https://`",
+    ] {
+        assert!(shown.contains(part), "{part}\nnot in\n{shown}");
+    }
+}
+
+#[test]
+fn processes_that_nobody_would_call_are_a_warning() {
+    let test = tool();
+    test.file(
+        "logic.py",
+        "def work(relevant_info=None, **params):\n    return None\n",
+    );
+    let warned = |parallel: &str| {
+        test.file(
+            "flow.yaml",
+            &format!(
+                "pipelines:\n  a:\n    every: 10s\n    stages:\n      - core_logic: {{python: \"logic.py:work\", \
+                 processes: 4}}\n{parallel}      - store: jsonl\n"
+            ),
+        );
+        let checked = test.run(["check", "flow.yaml"]);
+        checked
+            .assert_code(0)
+            .stdout
+            .contains("write `parallel: 4` beside `core_logic`")
+    };
+    assert!(warned(""));
+    assert!(warned("        parallel: 2\n"));
+    assert!(!warned("        parallel: 4\n"));
+}

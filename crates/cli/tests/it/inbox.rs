@@ -1,6 +1,7 @@
 //! `ack: inbox` by the real program, against a real broker: the broker hears at once, the stages take their time.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal, rows, wait_until};
@@ -51,6 +52,11 @@ fn a1_a_broker_hears_while_the_sink_is_away_and_no_kill_loses_or_doubles_what_it
         .unwrap();
     running.wait_until(SOON, || acknowledged(&broker) == 500);
     assert_eq!(stored(&test), Vec::<u64>::new());
+    let status = test.run(["status", "flow.yaml"]);
+    let lines: Vec<&str> = status.stdout.lines().collect();
+    let waiting = |line: &str| line.split_whitespace().last().map(str::to_owned);
+    assert_eq!(waiting(lines[1]).as_deref(), Some("WAITING"), "{status:?}");
+    assert_eq!(waiting(lines[2]).as_deref(), Some("500"), "{status:?}");
     running.signal(Signal::Kill);
     running.wait(SOON).assert_code(137);
     // The broker is gone for good, and the peer is back: what is in the inbox is worked off all the same.
@@ -75,9 +81,12 @@ fn what_waits_at_a_stop_is_said_and_waits_for_the_next_start() {
         .publish_all("in", payloads(0..20), 1)
         .unwrap();
     running.wait_until(SOON, || acknowledged(&broker) == 20);
+    let stopped = Instant::now();
     running.signal(Signal::Term);
     let ended = running.wait(2 * SOON);
     ended.assert_code(0);
+    // Without the inbox the peer would be waited for 8 s.
+    assert!(stopped.elapsed() < Duration::from_millis(7500), "{ended:?}");
     assert!(
         ended
             .stderr

@@ -76,6 +76,12 @@ const BY_INBOX: &[Sink] = &[
         file: "data/numbers.db",
         rest: "ack: inbox\n    stages: [{store: {sqlite: {path: data/numbers.db, table: rows}}}]",
     },
+    Sink {
+        pipeline: "not_required",
+        kind: "jsonl",
+        file: "data/jsonl_in_not_required.jsonl",
+        rest: "stages: [{store: {jsonl: {folder: data}, required: false}}]",
+    },
 ];
 
 fn service(broker: &Mosquitto, peer: &HttpPeer, sinks: &[Sink]) -> FlowTest {

@@ -35,6 +35,7 @@ mod since;
 mod soak;
 mod stages;
 mod terminal;
+mod traces;
 mod unattended;
 mod webhook;
 

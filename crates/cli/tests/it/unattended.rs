@@ -347,3 +347,51 @@ fn f6_a_machine_that_slept_makes_up_for_one_tick_and_not_for_all() {
     );
     end(running);
 }
+
+#[test]
+fn what_was_away_for_seconds_is_said_to_work_again() {
+    let (broker, peer) = (Mosquitto::start(), HttpPeer::start());
+    let away = || Reply::code(503);
+    // Half of each wait is left to chance: the four take 6 s at least.
+    peer.on_each("/", [away(), away(), away(), away(), Reply::code(204)]);
+    let url = peer.url("/");
+    let send = format!(
+        "      - send: {{http_post: \"{url}\"}}\n        retry: {{backoff: 3s, max: 3s}}\n"
+    );
+    let test = stream(&broker, &send);
+    let running = begin(&test, &broker);
+    broker.publish("in", "{\"n\": 1}", 1);
+    running.stderr_contains("works again after ", 2 * SOON);
+    assert_eq!(running.stderr().matches("works again").count(), 1);
+    end(running);
+}
+
+/// Of a session that goes on mosquitto sends all that is not acknowledged before it answers our subscription, be it more
+/// than a client said that it takes.
+#[test]
+fn c3_more_than_there_is_room_for_comes_before_the_answer_to_the_subscription() {
+    let broker = Mosquitto::with().max_queued_messages(0).start();
+    broker.hold_session("again", "in");
+    let test = tool();
+    let slow = "import time\n\ndef slow(relevant_info=None, **_):\n    time.sleep(0.005)\n    return relevant_info\n";
+    test.file("logic.py", slow);
+    let address = broker.address();
+    test.file(
+        "flow.yaml",
+        &format!(
+            "name: flow\npipelines:\n  numbers:\n    \
+             source: {{mqtt: {{broker: \"{address}\", topic: in, client_id: again}}}}\n    \
+             stages: [{{core_logic: {{python: \"logic.py:slow\"}}}}, {{store: jsonl}}]\n"
+        ),
+    );
+    let mut client = broker.client();
+    client.publish_all("in", payloads(0..20_000), 1).unwrap();
+    let mut before = 0;
+    for _ in 0..3 {
+        let mut running = test.spawn(["run", "flow.yaml"]);
+        running.wait_until(SOON, || stored(&test).len() > before + 100);
+        running.signal(Signal::Kill);
+        running.wait(SOON).assert_code(137);
+        before = stored(&test).len();
+    }
+}

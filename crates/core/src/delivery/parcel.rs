@@ -54,6 +54,12 @@ impl Parcel {
         }
     }
 
+    /// Whether each record is known to be of one delivery, so that another parcel can be joined without mixing them up.
+    pub fn is_told_apart(&self) -> bool {
+        let known = |record: &Record| record.delivery().is_some();
+        self.lineage.shares.len() <= 1 || self.batch.records().iter().all(known)
+    }
+
     /// Joins another parcel to this one, its records last. Receipts are those of both.
     pub fn join(&mut self, mut other: Self) {
         let offset = self.lineage.shares.len() as u32;

@@ -148,12 +148,19 @@ fn basic_login(username: &str, password: &str) -> String {
     format!("Basic {}", BASE64_STANDARD.encode(pair))
 }
 
+/// What an address lacks most often.
+const BEGINNING: &str = "it must begin with `http://` or `https://`";
+
 /// Reads an address, and takes the login out of it. Messages do not quote it: it may hold secrets.
 pub fn read_url(text: &str) -> Result<(Url, Option<HeaderValue>)> {
     let wrong = |why: &str| Error::config(format!("`url` is no address that can be asked: {why}"));
+    // `example.com/x`, which a parser of addresses calls relative.
+    if !text.contains("://") {
+        return Err(wrong(BEGINNING));
+    }
     let mut url = Url::parse(text.trim()).map_err(|error| wrong(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(wrong("it must begin with `http://` or `https://`"));
+        return Err(wrong(BEGINNING));
     }
     let login = match (url.username(), url.password()) {
         ("", None) => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use wiredflow_core::fields::{FromNode, Reading};
-use wiredflow_core::node::{Node, Span};
+use wiredflow_core::node::{Node, NodeKind, Span};
 use wiredflow_core::secret::Secret;
 use wiredflow_core::{Error, Result};
 
@@ -106,6 +106,15 @@ impl FromNode for TopicFilter {
     const EXPECTS: &'static str = "a topic such as `plant/+/temperature`";
 
     fn from_node(node: &Node, reading: &mut Reading) -> Option<Self> {
+        if matches!(node.kind, NodeKind::List(_)) {
+            let message = "expected a topic, found a list".to_owned();
+            reading.error_with_help(
+                node.span,
+                message,
+                "several stand under `topics`: `topics: [a, b]`",
+            );
+            return None;
+        }
         let text = topic_text(node, reading)?;
         if rumqttc::valid_filter(&text) {
             return Some(Self(text));

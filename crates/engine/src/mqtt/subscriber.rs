@@ -59,6 +59,7 @@ impl Subscription {
             qos,
             pipeline: Arc::clone(&resources.pipeline),
             ready: Some(ready),
+            is_subscribed: false,
             batch: Vec::new(),
             steps: TwoSteps::default(),
             last_topic: Arc::from(""),
@@ -110,6 +111,8 @@ struct Subscriber {
     expects_session: bool,
     /// Answered once the subscription stands, or cannot.
     ready: Option<oneshot::Sender<Result<()>>>,
+    /// Whether the broker has answered our subscription, in this run.
+    is_subscribed: bool,
     batch: Vec<Arrived>,
     steps: TwoSteps,
     ids: PacketIds,
@@ -138,7 +141,7 @@ impl Role for Subscriber {
         }
         // A session that goes on has its subscriptions; the first connection of a run may want others than
         // the last run.
-        if self.stands() && welcome.session_present {
+        if self.is_subscribed && welcome.session_present {
             return Ok(());
         }
         let unsaid = |Garbled(error)| Error::config(format!("cannot subscribe: {error}"));
@@ -167,6 +170,9 @@ impl Role for Subscriber {
         }
         steps.write(out);
         self.room = wishes.room;
+        if !self.room {
+            self.opens_early();
+        }
         if wishes.released {
             Poll::Ready(())
         } else {
@@ -311,12 +317,25 @@ impl Subscriber {
             }
         }
         self.expects_session = true;
-        if let Some(ready) = self.ready.take() {
-            let remembered = self.client_id.remember(&self.topics);
+        if self.is_subscribed {
+            return Ok(());
+        }
+        self.is_subscribed = true;
+        let remembered = self.client_id.remember(&self.topics);
+        match self.ready.take() {
             // Whoever opened may have gone: the role is told so by its intake.
-            drop(ready.send(remembered));
+            Some(ready) => drop(ready.send(remembered)),
+            None => remembered?,
         }
         Ok(())
+    }
+
+    /// The subscription stands though its answer has not come. Of a session that goes on the broker sends all that was not
+    /// acknowledged before it answers: when that is more than there is room for, somebody must take it first.
+    fn opens_early(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            drop(ready.send(Ok(())));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What waits for a stage that nothing waits for.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -8,6 +9,8 @@ use serde::Serialize;
 #[derive(Debug, Default)]
 pub struct OutboxMeter {
     waiting: AtomicU64,
+    /// How many waited when that was known first.
+    first: OnceLock<u64>,
     bytes: AtomicU64,
     set_aside: AtomicU64,
 }
@@ -15,6 +18,7 @@ pub struct OutboxMeter {
 impl OutboxMeter {
     /// Notes how many records wait, and their bytes.
     pub fn waiting(&self, records: u64, bytes: u64) {
+        self.first.get_or_init(|| records);
         self.waiting.store(records, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
     }
@@ -22,6 +26,13 @@ impl OutboxMeter {
     /// Counts records that found it full.
     pub fn set_aside(&self, records: usize) {
         self.set_aside.fetch_add(records as u64, Ordering::Relaxed);
+    }
+
+    /// How many more wait than at the beginning.
+    pub(super) fn growth(&self) -> i64 {
+        let first = self.first.get().copied().unwrap_or_default();
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        (waiting as i64).saturating_sub(first as i64)
     }
 
     pub(super) fn report(&self) -> OutboxReport {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 use wiredflow_core::delivery::Outcome;
 use wiredflow_scale::figures::{PipelineFigures, Trigger};
@@ -60,6 +61,7 @@ struct Held {
 struct LastError {
     number: u64,
     message: Option<String>,
+    at: Option<Timestamp>,
 }
 
 impl PipelineMeter {
@@ -178,6 +180,7 @@ impl PipelineMeter {
         let mut last = self.last_error();
         last.number += 1;
         last.message = Some(message.to_owned());
+        last.at = Some(self.clock.now());
     }
 
     /// How many errors there were.
@@ -199,6 +202,10 @@ impl PipelineMeter {
 
     pub(super) fn report(&self, stages: &[Arc<StageMeter>]) -> PipelineReport {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (last_error, last_error_at) = {
+            let last = self.last_error();
+            (last.message.clone(), last.at)
+        };
         PipelineReport {
             deliveries: self.deliveries(),
             records_in: count(&self.records_in),
@@ -211,7 +218,8 @@ impl PipelineMeter {
                 .iter()
                 .filter_map(|stage| stage.outbox_report())
                 .collect(),
-            last_error: self.last_error().message.clone(),
+            last_error,
+            last_error_at,
         }
     }
 }

@@ -10,10 +10,13 @@ use wiredflow_scale::profile::Clocks;
 
 use crate::clock::Clock;
 
+use super::Metering;
+
 /// The six clocks of one replica of a stage.
 #[derive(Debug)]
 pub struct ReplicaClock {
     clock: Clock,
+    metering: Metering,
     started: Instant,
     state: Mutex<ClockState>,
 }
@@ -103,7 +106,7 @@ impl Parts {
 }
 
 impl ReplicaClock {
-    pub(super) fn start(clock: &Clock) -> Self {
+    pub(super) fn start(clock: &Clock, metering: Metering) -> Self {
         let since = clock.monotonic();
         let state = ClockState {
             now: Activity::Starved,
@@ -117,6 +120,7 @@ impl ReplicaClock {
         };
         Self {
             clock: clock.clone(),
+            metering,
             started: since,
             state: Mutex::new(state),
         }
@@ -129,8 +133,10 @@ impl ReplicaClock {
 
     /// A call begins now. It is one until its guard is dropped.
     pub fn calling(&self) -> Calling<'_> {
-        let now = self.clock.monotonic();
-        self.lock().call = Some(now);
+        if self.metering == Metering::On {
+            let now = self.clock.monotonic();
+            self.lock().call = Some(now);
+        }
         Calling(self)
     }
 
@@ -248,6 +254,9 @@ impl ClockState {
 
 impl Charge for ReplicaClock {
     fn enter(&self, activity: Activity) -> Activity {
+        if self.metering == Metering::Off {
+            return Activity::Overhead;
+        }
         let mut state = self.lock();
         let now = self.clock.monotonic();
         let (before, since) = (state.now, state.since);
@@ -257,6 +266,9 @@ impl Charge for ReplicaClock {
     }
 
     fn function_begins(&self) {
+        if self.metering == Metering::Off {
+            return;
+        }
         let mut state = self.lock();
         state.charge_until(self.clock.monotonic());
         state.function = Some(Function {
@@ -274,6 +286,9 @@ impl Charge for ReplicaClock {
     }
 
     fn function_used(&self, used: &Used) {
+        if self.metering == Metering::Off {
+            return;
+        }
         let mut state = self.lock();
         state.charge_until(self.clock.monotonic());
         state.end_function(used);
@@ -290,6 +305,8 @@ pub struct Calling<'a>(&'a ReplicaClock);
 
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        self.0.lock().call = None;
+        if self.0.metering == Metering::On {
+            self.0.lock().call = None;
+        }
     }
 }

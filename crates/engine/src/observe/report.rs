@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use wiredflow_scale::profile::StageProfile;
 
@@ -49,6 +50,8 @@ pub struct PipelineReport {
     pub outboxes: BTreeMap<String, OutboxReport>,
     /// The newest error's words.
     pub last_error: Option<String>,
+    /// When it came.
+    pub last_error_at: Option<Timestamp>,
 }
 
 impl PipelineReport {
@@ -76,8 +79,14 @@ impl PipelineReport {
             let then = earlier.outboxes.get(stage);
             now.set_aside += then.map_or(0, |then| then.set_aside);
         }
-        let last_error = self.last_error.take();
-        self.last_error = last_error.or_else(|| earlier.last_error.clone());
+        self.know_error((earlier.last_error.clone(), earlier.last_error_at));
+    }
+
+    /// Takes another's newest error, where it has none of its own.
+    fn know_error(&mut self, (error, at): (Option<String>, Option<Timestamp>)) {
+        if self.last_error.is_none() {
+            (self.last_error, self.last_error_at) = (error, at);
+        }
     }
 
     /// Adds what became of the part that takes deliveries into its inbox: its source has those that were not taken.
@@ -85,7 +94,7 @@ impl PipelineReport {
         self.deliveries.failed += receiving.deliveries.failed;
         self.deliveries.unfinished += receiving.deliveries.unfinished;
         self.restarts += receiving.restarts;
-        self.last_error = self.last_error.take().or(receiving.last_error);
+        self.know_error((receiving.last_error, receiving.last_error_at));
         self.inbox = Some(inbox);
     }
 }

@@ -9,9 +9,10 @@ use wiredflow_core::delivery::{Outcome, Settle, Settled, Token};
 
 use crate::observe::PipelineMeter;
 use crate::since::Positions;
+use crate::spans::Traced;
 use crate::state::StartedRun;
 
-use super::Shared;
+use super::{PipelineShared, Shared};
 
 /// How many ended deliveries a source may be behind with before it is asked for no more.
 const BEHIND: usize = 4096;
@@ -24,6 +25,7 @@ pub(crate) struct Book {
     shared: Arc<Shared>,
     pipeline: Arc<str>,
     meter: Arc<PipelineMeter>,
+    traced: Option<Arc<Traced>>,
     open: AtomicUsize,
     next: AtomicU64,
     ended: Mutex<Vec<Settled>>,
@@ -48,17 +50,16 @@ struct RunOf {
 impl Book {
     /// An empty book. `for_source`: ended deliveries are kept until the source takes them. `goes_ahead`: others may
     /// wait for its first delivery.
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        pipeline: Arc<str>,
-        meter: Arc<PipelineMeter>,
+    pub(super) fn new(
+        pipeline: &PipelineShared,
         (for_source, goes_ahead): (bool, bool),
     ) -> Arc<Self> {
         Arc::new(Self {
-            positions: shared.positions(&pipeline),
-            shared,
-            pipeline,
-            meter,
+            positions: pipeline.shared.positions(&pipeline.name),
+            shared: Arc::clone(&pipeline.shared),
+            pipeline: Arc::clone(&pipeline.name),
+            meter: Arc::clone(&pipeline.meter),
+            traced: pipeline.traced.clone(),
             open: AtomicUsize::new(0),
             next: AtomicU64::new(0),
             ended: Mutex::default(),
@@ -76,12 +77,21 @@ impl Book {
         self.meter.begins(number);
     }
 
+    /// Notes since when a delivery is on its way, for its span.
+    pub(crate) fn begins(&self, token: Token) {
+        if let Some(traced) = &self.traced {
+            traced.begins(token);
+        }
+    }
+
     /// The token of a new scheduled delivery, with its row in the history.
     pub(crate) fn token(&self, run: StartedRun) -> Token {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.runs().insert(id, RunOf { run, overdue: None });
         self.meter.run_begins(id);
-        Token { epoch: 0, id }
+        let token = Token { epoch: 0, id };
+        self.begins(token);
+        token
     }
 
     /// Notes that a scheduled delivery's time is up, if it is still on its way: then it has failed,
@@ -162,9 +172,16 @@ impl Book {
             settled.outcome = Outcome::Failed;
             settled.reason = Some(reason);
         }
+        self.span_of(&settled);
         self.shared
             .finish_run(run.run, &self.pipeline, &settled, &self.positions);
         settled.outcome
+    }
+
+    fn span_of(&self, settled: &Settled) {
+        if let Some(traced) = &self.traced {
+            traced.settled(settled);
+        }
     }
 }
 
@@ -174,11 +191,13 @@ impl Settle for Book {
         if self.for_source {
             for one in &ended {
                 self.meter.settled(one.outcome);
+                self.span_of(one);
             }
             self.lock_ended().extend(ended);
         } else {
             for one in ended {
-                self.meter.settled(self.end_run(one));
+                let outcome = self.end_run(one);
+                self.meter.settled(outcome);
             }
         }
         if !self.any_settled.swap(true, Ordering::AcqRel) {

@@ -151,6 +151,9 @@ impl Running {
         shared.desk.close();
         shared.records.finished().await;
         shared.repeats.say();
+        if !at_once {
+            super::kept::keep_last(shared).await;
+        }
         let (report, figures) = (shared.report(), shared.meters.figures());
         let outcome = if report.ok {
             SessionOutcome::Ended

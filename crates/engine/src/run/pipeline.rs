@@ -1,25 +1,27 @@
 //! One pipeline's life: open, run, and what its failure leads to.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wiredflow_core::config::OnFailure;
-use wiredflow_core::delivery::Parcel;
+use wiredflow_core::config::{Ack, OnFailure};
 use wiredflow_core::stage::AnySource;
-use wiredflow_core::{Error, ErrorKind, Result};
+use wiredflow_core::{Error, ErrorKind};
 
-use crate::observe::{StageMeter, Workers, repeats};
+use crate::observe::{StageMeter, Workers};
 use crate::plan::{PipelinePlan, TriggerPlan};
 use crate::resources::Resources;
+use crate::spans::Traced;
 use crate::tasks::Tasks;
 
 use super::book::Book;
+use super::channel::{Receiver, Sender, channel};
 use super::control::Phase;
+use super::opening::{close, open, tell_wait};
 use super::policy::{BACKOFF, REOPEN, backoff};
-use super::port::{Exit, QUEUE};
+use super::port::Exit;
 use super::queue::{Intake, announcements, forward};
 use super::replay::{Door, Doors};
 use super::source::Settler;
@@ -30,8 +32,8 @@ use super::{PipelineShared, Shared, source};
 /// A session that lasted this long makes the next failure count as the first.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// How long a component's own tasks may take to end.
-const COMPONENT_GRACE: Duration = Duration::from_secs(5);
+/// How long, after the end of intake, peers that are away are waited for where an inbox keeps what is in flight.
+const INBOX_GRACE: Duration = Duration::from_secs(2);
 
 /// How long calls that run may take to end after a failure of their pipeline.
 const CALL_GRACE: Duration = Duration::from_secs(10);
@@ -73,6 +75,7 @@ pub(crate) async fn supervise(
             switch: Arc::clone(&switch),
             meter: Arc::clone(&meter),
             first_stage: Arc::clone(&stages[0]),
+            traced: traced(&plan, &shared),
             tasks: shared.tasks.child(),
         });
         let end = session(&plan, &pipeline, &stages, once, first_session).await;
@@ -132,6 +135,19 @@ pub(crate) async fn supervise(
     }
 }
 
+/// What makes spans of a session. The part that only takes in has none: its deliveries are the other part's.
+fn traced(plan: &PipelinePlan, shared: &Shared) -> Option<Arc<Traced>> {
+    let spans = shared.spans.as_ref().filter(|_| !plan.is_receiving)?;
+    let is_from_source = matches!(plan.trigger, TriggerPlan::Source { .. });
+    let sources = (&shared.clock, &shared.dice);
+    Some(Arc::new(Traced::new(
+        spans,
+        sources,
+        &plan.name,
+        is_from_source,
+    )))
+}
+
 async fn session(
     plan: &Arc<PipelinePlan>,
     pipeline: &Arc<PipelineShared>,
@@ -142,9 +158,10 @@ async fn session(
     let stop = CancellationToken::new();
     let resources = pipeline.shared.resources(pipeline, &stop);
     let end = match open(plan, pipeline, &resources).await {
-        Ok(Some((stages, source))) => {
-            run(plan, pipeline, meters, stages, source, once, first_session).await
-        }
+        Ok(Some((stages, source))) => tokio::select! {
+            end = run(plan, pipeline, meters, stages, source, once, first_session) => end,
+            never = give_back_to_inbox(plan, pipeline) => match never {},
+        },
         Ok(None) => End::Finished,
         Err(error) => End::Failed(error),
     };
@@ -152,135 +169,14 @@ async fn session(
     end
 }
 
-/// Ends what the components of a session have started.
-pub(super) async fn close(
-    pipeline: &PipelineShared,
-    stop: &CancellationToken,
-    resources: &Resources,
-) {
-    stop.cancel();
-    let _working = pipeline.shared.clock.working();
-    tokio::select! {
-        () = resources.tasks.finished() => {}
-        () = pipeline.shared.clock.sleep(COMPONENT_GRACE) => {}
+/// At a stop ends the waits of a pipeline that works off an inbox: what waits for a peer that is away waits there as well.
+async fn give_back_to_inbox(plan: &PipelinePlan, pipeline: &PipelineShared) -> Infallible {
+    if plan.ack == Ack::Inbox && !plan.is_receiving {
+        pipeline.stopping.intake_over().await;
+        pipeline.shared.clock.sleep(INBOX_GRACE).await;
+        pipeline.stopping.end_waits();
     }
-    pipeline.tasks.abort();
-    pipeline.tasks.finished().await;
-}
-
-type Opened = (Vec<Component>, Option<Arc<dyn AnySource>>);
-
-/// Opens all stages, then the source. `None`: the flow ended meanwhile.
-async fn open(
-    plan: &PipelinePlan,
-    pipeline: &PipelineShared,
-    resources: &Resources,
-) -> Result<Option<Opened>> {
-    let Some(stages) = open_stages(plan, pipeline, resources).await? else {
-        return Ok(None);
-    };
-    let TriggerPlan::Source { kind, open } = &plan.trigger else {
-        return Ok(Some((stages, None)));
-    };
-    let resources = Resources {
-        stage: kind.as_str().into(),
-        ..resources.clone()
-    };
-    let source = patiently(pipeline, kind.as_str().into(), || {
-        (open.0)(resources.clone())
-    })
-    .await?;
-    Ok(source.map(|source| (stages, Some(Arc::from(source)))))
-}
-
-/// Opens all stages. `None`: the flow ended meanwhile.
-pub(super) async fn open_stages(
-    plan: &PipelinePlan,
-    pipeline: &PipelineShared,
-    resources: &Resources,
-) -> Result<Option<Vec<Component>>> {
-    let mut stages = Vec::with_capacity(plan.stages.len());
-    for stage in &plan.stages {
-        let resources = Resources {
-            stage: Arc::clone(&stage.name),
-            workers: pipeline.shared.meters.workers(&plan.name, &stage.name),
-            ..resources.clone()
-        };
-        if !stage.required {
-            let (open, work) = (stage.open.clone(), stage.work);
-            stages.push(Component::later(open, resources, work));
-            continue;
-        }
-        let open = || (stage.open.0)(resources.clone());
-        match patiently(pipeline, Arc::clone(&stage.name), open).await? {
-            Some(stage) => stages.push(Component::Open(stage)),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(stages))
-}
-
-/// Opens a component, again and again while its peer is away. `None`: the flow ended meanwhile.
-async fn patiently<T>(
-    pipeline: &PipelineShared,
-    name: Arc<str>,
-    open: impl Fn() -> wiredflow_core::stage::BoxFuture<'static, Result<T>>,
-) -> Result<Option<T>> {
-    let shared = &pipeline.shared;
-    for failure in 1_u32.. {
-        let working = shared.clock.working();
-        let opened = tokio::select! {
-            () = pipeline.stopping.intake_over() => return Ok(None),
-            opened = open() => opened,
-        };
-        drop(working);
-        let error = match opened {
-            Ok(opened) => return Ok(Some(opened)),
-            Err(error) => error.map_text(|text| shared.scrubber.scrub(text)),
-        };
-        if error.kind() != ErrorKind::Remote {
-            return Err(error.context(format!("`{name}`")));
-        }
-        pipeline.meter.error(error.message());
-        let wait = backoff(failure, REOPEN.0, REOPEN.1, &shared.dice);
-        let place = (&pipeline.name, &name);
-        tell_wait(
-            shared,
-            place,
-            "cannot open; trying again",
-            &error,
-            (failure, wait),
-        );
-        tokio::select! {
-            () = pipeline.stopping.intake_over() => return Ok(None),
-            () = shared.clock.sleep(wait) => {}
-        }
-    }
-    Ok(None)
-}
-
-/// Says that something is away and will be tried again, unless that was said just now.
-fn tell_wait(
-    shared: &Arc<Shared>,
-    (pipeline, stage): (&Arc<str>, &Arc<str>),
-    what: &'static str,
-    error: &Error,
-    (attempt, wait): (u32, Duration),
-) {
-    let failure = repeats::Failure {
-        pipeline,
-        stage,
-        what,
-        kind: error.kind().word(),
-        message: error.message(),
-        attempt: Some(attempt),
-    };
-    let wait = wiredflow_core::units::format_duration(wait);
-    if shared.is_news(&failure) {
-        tracing::warn!(%pipeline, %stage, attempt, %wait, "{}; {what}", error.message());
-    } else {
-        tracing::debug!(%pipeline, %stage, attempt, %wait, "{}; {what}", error.message());
-    }
+    std::future::pending().await
 }
 
 async fn run(
@@ -292,13 +188,8 @@ async fn run(
     once: bool,
     first_session: bool,
 ) -> End {
-    let book = Book::new(
-        Arc::clone(&pipeline.shared),
-        Arc::clone(&plan.name),
-        Arc::clone(&pipeline.meter),
-        (source.is_some(), !plan.is_receiving),
-    );
-    let (queue, first) = mpsc::channel(QUEUE);
+    let book = Book::new(pipeline, (source.is_some(), !plan.is_receiving));
+    let (queue, first) = channel(plan.stages[0].joins());
     let (work, doors) = join_stages(plan, pipeline, meters, stages, (&queue, first));
     if !plan.is_receiving {
         pipeline.shared.desk.is_open(doors);
@@ -360,7 +251,7 @@ pub(super) fn join_stages(
     pipeline: &Arc<PipelineShared>,
     meters: &[Arc<StageMeter>],
     stages: Vec<Component>,
-    (queue, first): (&mpsc::Sender<Parcel>, mpsc::Receiver<Parcel>),
+    (queue, first): (&Sender, Receiver),
 ) -> (Tasks, Doors) {
     let flow = plan;
     let work = pipeline.tasks.child();
@@ -375,7 +266,7 @@ pub(super) fn join_stages(
         let next = meters.get(index + 1).map(Arc::clone);
         let (next, following) = match next {
             Some(next) => {
-                let (sender, receiver) = mpsc::channel(QUEUE);
+                let (sender, receiver) = channel(flow.stages[index + 1].joins());
                 doors.push(Door {
                     queue: sender.downgrade(),
                     meter: Arc::clone(&next),
@@ -461,6 +352,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use wiredflow_core::delivery::Parcel;
+
     use super::*;
 
     /// The room that the future of an async function takes.

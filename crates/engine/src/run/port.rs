@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::mpsc;
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::delivery::{Outcome, Parcel, Way};
 use wiredflow_core::stage::{BoxFuture, Outlet};
@@ -12,10 +11,8 @@ use wiredflow_core::{Batch, Error, Params, Result};
 
 use crate::observe::{PipelineMeter, StageMeter};
 
+use super::channel::{NotSent, Receiver, Sender, channel};
 use super::stopping::Stopping;
-
-/// How many batches wait between two stages.
-pub(crate) const QUEUE: usize = 2;
 
 /// The way out of one stage.
 #[derive(Clone)]
@@ -32,9 +29,9 @@ pub(crate) struct Exit {
 #[derive(Clone)]
 enum To {
     /// The queue before the next stage.
-    Next(mpsc::Sender<Parcel>, Arc<StageMeter>),
+    Next(Sender, Arc<StageMeter>),
     /// A queue of one call: a forwarder takes these in the order of the calls.
-    Call(mpsc::Sender<Parcel>),
+    Call(Sender),
     /// The end of the pipeline.
     End(Arc<PipelineMeter>),
     /// Nowhere: its delivery has been dealt with before.
@@ -44,7 +41,7 @@ enum To {
 impl Exit {
     /// The way into the next stage's queue, or to the end. `brings_in`: see [`Exit`].
     pub(crate) fn new(
-        next: Option<(mpsc::Sender<Parcel>, Arc<StageMeter>)>,
+        next: Option<(Sender, Arc<StageMeter>)>,
         meter: Arc<StageMeter>,
         pipeline: Arc<PipelineMeter>,
         brings_in: bool,
@@ -81,8 +78,8 @@ impl Exit {
     }
 
     /// The way into a call's own queue.
-    pub(crate) fn of_call(&self) -> (Self, mpsc::Receiver<Parcel>) {
-        let (queue, receiver) = mpsc::channel(QUEUE);
+    pub(crate) fn of_call(&self) -> (Self, Receiver) {
+        let (queue, receiver) = channel(false);
         let exit = Self {
             to: To::Call(queue),
             meter: Arc::clone(&self.meter),
@@ -114,15 +111,18 @@ impl Exit {
                 return;
             }
         };
-        // A parcel that finds its queue closed is dropped: its deliveries count as lost, as they should.
+        let mut waiting = waiting;
         let queued = match queue.try_send(parcel) {
             Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(parcel)) => {
+            Err(NotSent::Closed) => false,
+            Err(NotSent::Full(parcel)) => {
+                if let Some(waiting) = &mut waiting {
+                    waiting.is_outside();
+                }
                 let before = charge.enter(Activity::Blocked);
                 let sent = queue.send(parcel).await;
                 charge.enter(before);
-                sent.is_ok()
+                sent
             }
         };
         if queued && let Some(waiting) = waiting {
@@ -131,11 +131,11 @@ impl Exit {
     }
 
     fn count(&self, parcel: &Parcel) {
-        let records = parcel.batch.len() as u64;
         if self.counts {
-            self.meter.records_out.fetch_add(records, Ordering::Relaxed);
+            self.meter.gives(&parcel.batch);
         }
         if let Some(pipeline) = &self.brings_in {
+            let records = parcel.batch.len() as u64;
             pipeline.records_in.fetch_add(records, Ordering::Relaxed);
             parcel.lineage.count(&parcel.batch, Way::In);
         }
@@ -144,18 +144,19 @@ impl Exit {
 
 /// A counted way into a stage's queue, for what starts deliveries. `held_by` is told how long it waits there.
 pub(crate) async fn feed(
-    queue: &mpsc::Sender<Parcel>,
+    queue: &Sender,
     meter: &StageMeter,
     held_by: Option<&PipelineMeter>,
     parcel: Parcel,
 ) {
-    let waiting = meter.queue.arrives();
+    let mut waiting = meter.queue.arrives();
     let sent = match queue.try_send(parcel) {
         Ok(()) => true,
-        Err(mpsc::error::TrySendError::Closed(_)) => false,
-        Err(mpsc::error::TrySendError::Full(parcel)) => {
+        Err(NotSent::Closed) => false,
+        Err(NotSent::Full(parcel)) => {
+            waiting.is_outside();
             let _held = held_by.map(PipelineMeter::held);
-            queue.send(parcel).await.is_ok()
+            queue.send(parcel).await
         }
     };
     if sent {

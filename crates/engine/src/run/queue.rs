@@ -12,14 +12,18 @@ use wiredflow_core::delivery::{Outcome, Parcel};
 use crate::clock::Clock;
 use crate::observe::StageMeter;
 
+use super::channel::Receiver;
 use super::port::Exit;
 use super::replay::is_replay;
 
 /// How deep the queue of a stage's ordered calls is, beyond the calls that run.
 const ORDERED_AHEAD: usize = 1;
 
+/// Records, and deliveries, that a call of a stage takes at most of those that happen to wait together.
+const TOGETHER: usize = 256;
+
 /// Where each ordered call announces its queue.
-type Announce = mpsc::Sender<mpsc::Receiver<Parcel>>;
+type Announce = mpsc::Sender<Receiver>;
 
 /// The input side of one stage.
 pub(crate) struct Intake {
@@ -35,7 +39,7 @@ pub(crate) struct Intake {
 }
 
 struct State {
-    queue: mpsc::Receiver<Parcel>,
+    queue: Receiver,
     /// Taken from the queue and cut to size, not yet given to a call.
     ready: VecDeque<Parcel>,
     /// Taken from the queue, and to be the first of the next group.
@@ -45,7 +49,7 @@ struct State {
 impl Intake {
     /// The input side over a queue. With `ordered`, calls announce their output there in order.
     pub(crate) fn new(
-        queue: mpsc::Receiver<Parcel>,
+        queue: Receiver,
         ordered: Option<Announce>,
         (grouping, many_deliveries): (Option<Grouping>, bool),
         exit: Exit,
@@ -104,6 +108,9 @@ impl Intake {
             None => state.queue.recv().await?,
         };
         let Some(grouping) = &self.grouping else {
+            if state.queue.joins() {
+                return Some(self.joined(state, first));
+            }
             if self.many_deliveries || first.lineage.deliveries() <= 1 {
                 return Some(first);
             }
@@ -132,6 +139,35 @@ impl Intake {
             parcels += 1;
         }
         self.is_ready(state, parcels, chunks(group, grouping.max))
+    }
+
+    /// A parcel with those behind it that wait already, as many as make a batch of the largest size that a source gives.
+    fn joined(&self, state: &mut State, first: Parcel) -> Parcel {
+        let (mut group, mut parcels) = (first, 1);
+        if is_replay(&group) || !group.is_told_apart() {
+            return group;
+        }
+        let is_list = group.batch.is_list();
+        while group.lineage.deliveries() < TOGETHER
+            && group.batch.len() < TOGETHER
+            && let Some(next) = state.queue.try_recv()
+        {
+            let is_too_much = group.batch.len() + next.batch.len() > TOGETHER
+                || group.lineage.deliveries() + next.lineage.deliveries() > TOGETHER;
+            // A list stays one, and what has params of its own is called with them.
+            let is_other = next.params != group.params
+                || next.batch.is_list() != is_list
+                || !next.is_told_apart()
+                || is_replay(&next);
+            if is_too_much || is_other {
+                state.left = Some(next);
+                break;
+            }
+            group.join(next);
+            parcels += 1;
+        }
+        self.meter.queue.regrouped(parcels, 1);
+        group
     }
 
     /// So many parcels of the queue have become these; the first of them.
@@ -183,7 +219,7 @@ impl Charge for Unmetered {
 }
 
 /// Takes the outputs of ordered calls one call after the other.
-pub(crate) async fn forward(mut calls: mpsc::Receiver<mpsc::Receiver<Parcel>>, exit: Exit) {
+pub(crate) async fn forward(mut calls: mpsc::Receiver<Receiver>, exit: Exit) {
     while let Some(mut output) = calls.recv().await {
         while let Some(parcel) = output.recv().await {
             exit.hand_on(parcel, &Unmetered).await;
@@ -192,6 +228,6 @@ pub(crate) async fn forward(mut calls: mpsc::Receiver<mpsc::Receiver<Parcel>>, e
 }
 
 /// The queue in which ordered calls announce themselves.
-pub(crate) fn announcements(parallel: usize) -> (Announce, mpsc::Receiver<mpsc::Receiver<Parcel>>) {
+pub(crate) fn announcements(parallel: usize) -> (Announce, mpsc::Receiver<Receiver>) {
     mpsc::channel(parallel + ORDERED_AHEAD)
 }

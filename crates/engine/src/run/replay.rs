@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use wiredflow_core::delivery::{Parcel, Payload, Settle, Token};
 use wiredflow_core::problem::possible;
 use wiredflow_core::secret::Scrubber;
@@ -22,6 +21,7 @@ use crate::plan::{PipelinePlan, TriggerPlan};
 use crate::state::{AskedLetter, Body, DeadLetter, ReplayOutcome, StoredDeadLetter};
 use crate::tasks::Tasks;
 
+use super::channel::WeakSender;
 use super::policy::{BACKOFF, backoff};
 use super::port::feed;
 use super::stopping::Stopping;
@@ -45,7 +45,7 @@ pub(crate) type Plans = BTreeMap<Arc<str>, (usize, Arc<PipelinePlan>)>;
 /// The way into a stage's queue, as long as what is before that stage is open.
 #[derive(Clone)]
 pub(crate) struct Door {
-    pub(crate) queue: mpsc::WeakSender<Parcel>,
+    pub(crate) queue: WeakSender,
     pub(crate) meter: Arc<StageMeter>,
 }
 

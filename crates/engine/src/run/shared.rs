@@ -16,6 +16,7 @@ use crate::observe::repeats::{self, Repeats};
 use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
 use crate::plan::TriggerPlan;
 use crate::since::Positions;
+use crate::spans::{Spans, Traced};
 use crate::state::{DeadLetter, RunEnd, RunOutcome, StartedRun, StateHandle};
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
@@ -23,6 +24,7 @@ use crate::tasks::Tasks;
 use super::control::{Switch, Switches};
 use super::first_round::FirstRound;
 use super::inbox::InboxLimits;
+use super::kept::Since;
 use super::ledger::Ledger;
 use super::policy;
 use super::replay::Desk;
@@ -35,6 +37,7 @@ pub(crate) struct Shared {
     pub(super) state_folder: Arc<Path>,
     pub(super) clock: Clock,
     pub(super) dice: Dice,
+    pub(super) spans: Option<Arc<dyn Spans>>,
     pub(super) http: HttpClients,
     /// What the user's Rust functions run on.
     pub(super) threads: FunctionThreads,
@@ -53,6 +56,8 @@ pub(crate) struct Shared {
     pub(super) storages: StorageHandles,
     pub(super) functions: Functions,
     pub(super) meters: FlowMeter,
+    /// Since when what is measured is not kept yet.
+    pub(super) measured: Since,
     /// What the log has said of late.
     pub(super) repeats: Repeats,
     pub(super) first_round: FirstRound,
@@ -75,6 +80,8 @@ pub(crate) struct PipelineShared {
     pub(super) switch: Arc<Switch>,
     pub(super) meter: Arc<PipelineMeter>,
     pub(super) first_stage: Arc<StageMeter>,
+    /// What makes spans, where somebody wants them.
+    pub(super) traced: Option<Arc<Traced>>,
     /// All tasks of the session.
     pub(super) tasks: Tasks,
 }

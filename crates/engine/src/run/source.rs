@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::delivery::{Delivery, Mark, Outcome, Parcel, Payload, Settle, Settled};
 use wiredflow_core::stage::AnySource;
@@ -17,6 +16,7 @@ use crate::tasks::Tasks;
 
 use super::PipelineShared;
 use super::book::Book;
+use super::channel::Sender;
 use super::port::feed;
 
 /// The most deliveries that one batch takes from a source at a time.
@@ -30,7 +30,7 @@ pub(crate) async fn take_in(
     source: &dyn AnySource,
     book: &Arc<Book>,
     pipeline: &Arc<PipelineShared>,
-    queue: mpsc::Sender<Parcel>,
+    queue: Sender,
 ) -> Result<()> {
     let (stopping, meter, switch) = (&pipeline.stopping, &pipeline.meter, &pipeline.switch);
     let settle: Arc<dyn Settle> = Arc::clone(book) as Arc<dyn Settle>;
@@ -59,6 +59,7 @@ pub(crate) async fn take_in(
         let mut readable = Vec::with_capacity(deliveries.len());
         let mut unreadable = Vec::new();
         for delivery in deliveries {
+            book.begins(delivery.token);
             let mark = Mark {
                 token: delivery.token,
                 identity: delivery.identity,
@@ -188,7 +189,7 @@ pub(super) fn read(delivery: Delivery) -> Result<Values, Unreadable> {
         Payload::Unreadable { bytes, reason } => (bytes, reason),
     };
     let reason = match &delivery.origin {
-        Some(origin) => format!("the payload from `{origin}` cannot be read: {reason}"),
+        Some(origin) => format!("the payload {} cannot be read: {reason}", from(origin)),
         None => format!("the payload cannot be read: {reason}"),
     };
     Err(Unreadable {
@@ -196,6 +197,11 @@ pub(super) fn read(delivery: Delivery) -> Result<Values, Unreadable> {
         reason,
         origin: delivery.origin,
     })
+}
+
+/// Where a payload came from, in the words of its reason.
+fn from(origin: &str) -> String {
+    format!("from `{origin}`")
 }
 
 async fn set_aside(
@@ -208,12 +214,19 @@ async fn set_aside(
         TriggerPlan::Schedule(..) | TriggerPlan::Once => "source",
     };
     pipeline.meter.error(&unreadable.reason);
+    // Its like are counted together, wherever they came from.
+    let alike = match &unreadable.origin {
+        Some(origin) => unreadable
+            .reason
+            .replacen(&format!("{} ", from(origin)), "", 1),
+        None => unreadable.reason.clone(),
+    };
     let failure = repeats::Failure {
         pipeline: &pipeline.name,
         stage: &kind.into(),
         what: "to the dead letters",
         kind: ErrorKind::Data.word(),
-        message: &unreadable.reason,
+        message: &alike,
         attempt: None,
     };
     if pipeline.shared.is_news(&failure) {

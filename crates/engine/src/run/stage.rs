@@ -8,7 +8,9 @@ mod component;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::delivery::{Outcome, Parcel};
 use wiredflow_core::{Error, ErrorKind, Result};
@@ -26,6 +28,9 @@ use super::stopping::Stopping;
 use super::{PipelineShared, Shared};
 
 pub(super) use component::Component;
+
+/// What was tried again for so long is said to work again.
+const WORTH_A_WORD: Duration = Duration::from_secs(5);
 
 /// One opened stage of a running pipeline, shared by its replicas.
 pub(crate) struct StageRun {
@@ -118,7 +123,8 @@ impl StageRun {
                 break;
             };
             charge.enter(Activity::Overhead);
-            self.meter.takes(parcel.batch.len());
+            self.meter.takes(&parcel.batch);
+            self.meter.begins(parcel.batch.len());
             let parts = match &self.outbox {
                 // A replay's place is among the letters that are asked for.
                 Some(outbox) if !self.is_over() && !is_replay(&parcel) => {
@@ -168,8 +174,12 @@ impl StageRun {
             && let Some(parts) = from_before.next(self.together()).await?
         {
             charge.enter(Activity::Overhead);
-            let records = parts.iter().map(|part| part.parcel.batch.len());
-            self.meter.takes(records.sum());
+            let mut records = 0;
+            for part in &parts {
+                self.meter.takes(&part.parcel.batch);
+                records += part.parcel.batch.len();
+            }
+            self.meter.begins(records);
             self.work_off(parts, exit, charge).await;
             charge.enter(Activity::External);
         }
@@ -353,6 +363,7 @@ impl StageRun {
     /// Calls until it works or the table says stop.
     async fn attempts(&self, part: &mut Part, exit: &Exit, charge: &Arc<ReplicaClock>) -> Ended {
         let mut attempt = 1;
+        let mut failing_since = None;
         let keys = part.keys();
         loop {
             if !self.wait_for_turn(charge).await {
@@ -361,11 +372,21 @@ impl StageRun {
             let called = self
                 .call((&part.parcel, &keys), exit, charge, attempt)
                 .await;
+            let result = called
+                .result
+                .map_err(|error| error.map_text(|text| self.shared().scrubber.scrub(text)));
+            if let Some(traced) = &self.pipeline.traced {
+                let failure = result.as_ref().err();
+                traced.called(&self.plan, (&part.parcel, attempt), called.took, failure);
+            }
             if called.closed {
                 return Ended::Closed;
             }
-            let error = match called.result {
+            let error = match result {
                 Ok(()) => {
+                    if let Some(since) = failing_since {
+                        self.tell_back(since, attempt);
+                    }
                     let Some(receipt) = called.passed else {
                         return Ended::UsedUp;
                     };
@@ -374,7 +395,7 @@ impl StageRun {
                     }
                     return Ended::Passed;
                 }
-                Err(error) => error.map_text(|text| self.shared().scrubber.scrub(text)),
+                Err(error) => error,
             };
             self.meter.errors.fetch_add(1, Ordering::Relaxed);
             if error.is_limit() {
@@ -389,6 +410,7 @@ impl StageRun {
                     emitted: called.emitted,
                 });
             };
+            failing_since.get_or_insert_with(|| self.shared().clock.monotonic());
             self.tell_retry(&error, attempt, wait);
             charge.enter(Activity::Throttled);
             tokio::select! {
@@ -425,7 +447,7 @@ impl StageRun {
         in_time
     }
 
-    fn tell_retry(&self, error: &Error, attempt: u32, wait: std::time::Duration) {
+    fn tell_retry(&self, error: &Error, attempt: u32, wait: Duration) {
         self.pipeline.meter.error(error.message());
         let failure = repeats::Failure {
             attempt: Some(attempt),
@@ -437,6 +459,16 @@ impl StageRun {
             tracing::warn!(%pipeline, %stage, attempt, %wait, "{}; trying again", error.message());
         } else {
             tracing::debug!(%pipeline, %stage, attempt, %wait, "{}; trying again", error.message());
+        }
+    }
+
+    /// Says that what was tried again for long works.
+    fn tell_back(&self, since: Instant, attempt: u32) {
+        let time = self.shared().clock.monotonic() - since;
+        if time >= WORTH_A_WORD {
+            let (pipeline, stage) = (&self.pipeline.name, &self.plan.name);
+            let time = wiredflow_core::units::format_duration(Duration::from_secs(time.as_secs()));
+            tracing::info!(%pipeline, %stage, attempt, "works again after {time}");
         }
     }
 

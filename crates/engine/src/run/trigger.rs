@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use wiredflow_core::delivery::{Parcel, Settle};
@@ -18,6 +17,7 @@ use crate::state::StartedRun;
 
 use super::PipelineShared;
 use super::book::Book;
+use super::channel::Sender;
 use super::control::Refused;
 use super::port::feed;
 
@@ -32,7 +32,7 @@ pub(crate) struct Trigger {
     pub(crate) plan: Arc<PipelinePlan>,
     pub(crate) pipeline: Arc<PipelineShared>,
     pub(crate) book: Arc<Book>,
-    pub(crate) queue: mpsc::Sender<Parcel>,
+    pub(crate) queue: Sender,
     /// One delivery now, after `delay`, whatever the schedule says.
     pub(crate) once: bool,
     /// Whether it is the pipeline's first session in this run of the flow.

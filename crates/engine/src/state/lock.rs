@@ -113,6 +113,12 @@ pub fn is_locked(folder: &Path) -> bool {
     file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
+/// The flow that runs from the folder, or ran there last.
+pub fn flow_of(folder: &Path) -> Option<String> {
+    let mut file = File::open(folder.join("lock")).ok()?;
+    read(&mut file).flow
+}
+
 /// Makes the state folder, readable by this user alone; one that is there keeps its mode.
 ///
 /// # Errors

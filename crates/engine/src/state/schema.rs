@@ -28,7 +28,7 @@ const APPLICATION_ID: i32 = 0x5746_7374;
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// Every change of the tables since the first, in order; a line that was released is never edited.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 const V1: &str = "
 CREATE TABLE meta (
@@ -189,6 +189,16 @@ CREATE TABLE outbox (
     bytes INTEGER NOT NULL,
     params TEXT,
     body BLOB
+) STRICT;
+";
+
+const V4: &str = "
+-- What was measured, by the minute and later by the hour: see the module `profiles`.
+CREATE TABLE profiles (
+    begin INTEGER PRIMARY KEY,
+    ended INTEGER NOT NULL,
+    hour INTEGER NOT NULL,
+    figures BLOB NOT NULL
 ) STRICT;
 ";
 

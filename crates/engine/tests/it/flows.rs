@@ -12,6 +12,7 @@ mod quick;
 mod schedules;
 mod stages;
 mod storing;
+mod sums;
 mod turned;
 
 use std::time::Duration;

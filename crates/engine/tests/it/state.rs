@@ -5,6 +5,7 @@ mod faults;
 mod history;
 mod machines;
 mod processes;
+mod profiles;
 
 use std::path::Path;
 

@@ -3,7 +3,11 @@
 use crate::profile::{Profile, StageProfile};
 
 use super::Cause;
+use super::cause::fails;
 use super::select::{Suspect, Why};
+
+/// One failure in so many calls is worth a look before anything else.
+const WORTH_A_LOOK: u64 = 20;
 
 /// What to do.
 pub(super) fn of(profile: &Profile, suspect: &Suspect<'_>, cause: Cause) -> Vec<String> {
@@ -21,6 +25,11 @@ pub(super) fn of(profile: &Profile, suspect: &Suspect<'_>, cause: Cause) -> Vec<
             "spend less CPU in the function: profile it alone",
             "run the stage that gains most for the bytes it moves on another machine",
             "a machine with more cores; more calls at once on this one do not help",
+        ]),
+        Cause::ExternalLatency if fails(stage, &suspect.shares) => say(&[
+            "see why its calls fail: `wiredflow status` and the log have the reason",
+            "if its peer is away or refuses, that is what to mend: no setting here makes it faster",
+            "`retry: {max: 5s}` asks again soon once the peer is back; without it the pauses grow to a minute",
         ]),
         Cause::ExternalLatency => external(stage),
         Cause::ExternalLimit if stage.limited > 0 => vec![
@@ -71,7 +80,11 @@ fn compute(profile: &Profile, stage: &StageProfile) -> Vec<String> {
     let free = free_cores(profile);
     let mut advice = Vec::new();
     if stage.batch.mean < 2.0 && stage.batch.mean > 0.0 && stage.service_ms.mean < 5.0 {
-        advice.push("give each call more records: `batch: {max: 100, within: 100ms}`".to_owned());
+        advice.push(
+            "give each call more records: `batch: {max: 100, within: 100ms}` gives it a list of them, which may wait a \
+             tenth of a second for each other"
+                .to_owned(),
+        );
     }
     if free > 0 {
         let calls = stage.replicas.max(1) + free;
@@ -105,14 +118,15 @@ fn external(stage: &StageProfile) -> Vec<String> {
              depend on each other"
         ),
     }];
-    if stage.errors > 0 {
+    if stage.errors * WORTH_A_LOOK >= stage.calls.max(1) {
         advice.insert(
             0,
             "see why its calls fail: the log has the reasons".to_owned(),
         );
     }
     advice.push(format!(
-        "ask for, or send, more in each call: `batch: {{max: {}, within: 1s}}`",
+        "ask for, or send, more in each call: `batch: {{max: {}, within: 1s}}` gives it a list of records, which may wait \
+         a second for each other",
         larger_batch(stage)
     ));
     advice.push("more machines do not help while it waits".to_owned());

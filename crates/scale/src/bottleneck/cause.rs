@@ -42,9 +42,24 @@ pub(super) fn of(profile: &Profile, suspect: &Suspect<'_>) -> (Cause, Vec<String
     let (own, words) = own_work(profile, suspect);
     evidence.extend(words);
     match suspect.why {
+        // No period is long enough for a peer that is away.
+        Why::TooTight(_) if own == Cause::ExternalLatency && fails(stage, shares) => {
+            (own, evidence)
+        }
         // A longer period or a shorter run mends it, whatever the run is spent on.
         Why::TooTight(_) => (Cause::ScheduleTooTight, evidence),
         Why::Waiting | Why::Finite => (own, evidence),
+    }
+}
+
+/// Whether it is its failures that take the time: at least half of its calls fail, or it waits to try again and has not
+/// been called in all this time.
+pub(super) fn fails(stage: &StageProfile, shares: &Shares) -> bool {
+    let failed = stage.errors.saturating_sub(stage.limited);
+    let waits = shares.throttled >= MOST * shares.taken().max(f64::EPSILON);
+    match stage.calls {
+        0 => waits && stage.limited == 0 && stage.in_flight == 0,
+        calls => failed > 0 && failed * 2 >= calls,
     }
 }
 
@@ -85,7 +100,7 @@ fn limit(profile: &Profile, stage: &StageProfile, shares: &Shares) -> Option<(Ca
         );
         return Some((Cause::ExternalLimit, words));
     }
-    let rate = stage.rate_limit?;
+    let rate = stage.rate_limit.filter(|_| !fails(stage, shares))?;
     let made = stage.calls as f64 / profile.seconds.max(f64::EPSILON);
     (throttled >= MOST).then(|| {
         let words = format!("its `rate_limit` allows {rate} calls a second, and it made {made:.1}");
@@ -213,12 +228,17 @@ fn own_work(profile: &Profile, suspect: &Suspect<'_>) -> (Cause, Vec<String>) {
         )
     });
     let used: Vec<String> = waited.into_iter().chain([used]).collect();
-    let failed = (stage.errors > 0).then(|| {
-        format!(
-            "{} of {} calls failed, {} were tried again",
-            stage.errors, stage.calls, stage.retries
-        )
-    });
+    let failed = match stage.calls {
+        0 if fails(stage, shares) => {
+            Some("it waits to try again, and made no call in this time".to_owned())
+        }
+        _ => (stage.errors > 0).then(|| {
+            format!(
+                "{} of {} calls failed, {} were tried again",
+                stage.errors, stage.calls, stage.retries
+            )
+        }),
+    };
     if waits >= works {
         let is_source = suspect.is_first && suspect.why == Why::Finite;
         let gives_on = suspect.next.is_some_and(|next| next.calls >= SEVERAL);

@@ -196,7 +196,7 @@ impl<'a> View<'a> {
     }
 
     fn schedule(self, period: f64) -> Option<Suspect<'a>> {
-        let load = load(self.pipeline, period)?;
+        let load = self.pipeline.load_with_open_runs(period);
         if load <= 1.0 {
             return None;
         }
@@ -358,9 +358,10 @@ impl<'a> View<'a> {
 
     /// The stage with the most work; none where no stage had any. A stage that was never called has no speed.
     fn slowest(&self) -> Option<usize> {
+        // One that waits to try again may not have been called in all this time.
         let has_worked = |index: &usize| {
-            let stage = self.stages[*index];
-            stage.calls > 0 || stage.in_flight > 0
+            let (stage, shares) = (self.stages[*index], &self.shares[*index]);
+            stage.calls > 0 || stage.in_flight > 0 || shares.throttled > 0.0
         };
         (0..self.stages.len())
             .filter(has_worked)
@@ -381,10 +382,14 @@ impl<'a> View<'a> {
             ),
             None => String::new(),
         };
+        // A batch whose deliveries are called one by one waits as many calls: more than there is room for batches.
+        let waited = stage.queue_before * stretch;
+        let of_how_many = match stage.queue_room {
+            room if waited <= room as f64 => format!("{waited:.1} of {room} batches"),
+            _ => format!("the batches of {waited:.0} calls"),
+        };
         let mut words = vec![format!(
-            "{:.1} of {} batches waited before it on the mean{behind}",
-            stage.queue_before * stretch,
-            stage.queue_room
+            "{of_how_many} waited before it on the mean{behind}"
         )];
         if stage.oldest_call_seconds > HUNG.max(stage.service_ms.p99 / 1e3 * 10.0) {
             let oldest = time(stage.oldest_call_seconds);
@@ -392,23 +397,4 @@ impl<'a> View<'a> {
         }
         words
     }
-}
-
-/// Run time over period, runs that have not ended included. One that is late by much counts at once.
-fn load(pipeline: &PipelineProfile, period: f64) -> Option<f64> {
-    let (ended, mean) = (pipeline.runs as f64, pipeline.run_seconds.mean);
-    let oldest = pipeline.oldest_run_seconds;
-    if period <= 0.0 || ended + pipeline.under_way as f64 <= 0.0 {
-        return None;
-    }
-    let seconds = if ended == 0.0 {
-        oldest
-    } else if oldest > mean {
-        let with_the_open_one = (ended * mean + oldest) / (ended + 1.0);
-        let hangs = oldest > 3.0 * period && oldest > 1.0 && oldest > 3.0 * mean;
-        if hangs { oldest } else { with_the_open_one }
-    } else {
-        mean
-    };
-    Some(seconds / period)
 }

@@ -75,6 +75,50 @@ fn a_stage_that_nothing_waits_for_limits_only_itself_and_only_when_its_outbox_gr
     assert_eq!(tight.stage, "work");
 }
 
+#[test]
+fn a_peer_that_is_away_is_named_and_no_advice_makes_it_faster() {
+    let waits = Seconds {
+        wall: 10.0,
+        throttled: 9.9,
+        starved: 0.1,
+        ..Seconds::default()
+    };
+    let late = PipelineProfile {
+        runs: 0,
+        under_way: 1,
+        oldest_run_seconds: 53.0,
+        ..each(10.0, 0.0)
+    };
+    let ask = |calls, errors| StageProfile {
+        calls,
+        errors,
+        retries: errors,
+        ..stage("ask", waits)
+    };
+    let store = || StageProfile {
+        calls: 0,
+        ..stage("store", clocks(0.0, 0.0, 0.0))
+    };
+    // Between two attempts, and after one or some.
+    for asked in [ask(0, 0), ask(1, 1), ask(7, 5)] {
+        let found = find(&flow(late.clone(), vec![asked, store()])).unwrap();
+        assert_eq!(
+            (found.stage.as_str(), found.cause),
+            ("ask", Cause::ExternalLatency)
+        );
+        assert!(found.advice[0].contains("why its calls fail"), "{found:?}");
+        let told = found.advice.join(" ");
+        assert!(
+            !told.contains("parallel") && !told.contains("batch"),
+            "{told}"
+        );
+    }
+    // Few failures are not the reason.
+    let slow = ask(100, 2);
+    let found = find(&flow(late, vec![slow, store()])).unwrap();
+    assert_eq!(found.cause, Cause::ScheduleTooTight);
+}
+
 fn stream() -> PipelineProfile {
     PipelineProfile {
         pipeline: "p".to_owned(),

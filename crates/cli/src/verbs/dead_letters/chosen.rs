@@ -10,6 +10,9 @@ use crate::tool::Tool;
 
 use super::told;
 
+/// How many letters an ambiguous name is answered with.
+const SHOWN: usize = 5;
+
 /// The letters that are meant: by name, or all that a list with these words shows.
 #[derive(Debug, clap::Args)]
 pub(super) struct Chosen {
@@ -100,18 +103,25 @@ impl Chosen {
 
 /// The one letter whose name begins so.
 fn one<'a>(letters: &'a [ListedDeadLetter], name: &str) -> Result<&'a ListedDeadLetter, Failure> {
-    let mut found = letters
-        .iter()
-        .filter(|letter| letter.id.to_string().starts_with(name));
-    match (found.next(), found.count()) {
-        (Some(letter), 0) => Ok(letter),
-        (None, _) => Err(Failure::wrong(format!(
+    let begins = |letter: &&ListedDeadLetter| letter.id.to_string().starts_with(name);
+    let found: Vec<&ListedDeadLetter> = letters.iter().filter(begins).collect();
+    match found[..] {
+        [letter] => Ok(letter),
+        [] => Err(Failure::wrong(format!(
             "there is no dead letter `{name}`; `wiredflow dead-letters list` names them"
         ))),
-        (Some(_), more) => Err(Failure::wrong(format!(
-            "`{name}` begins {} dead letters; give more of it",
-            more + 1
-        ))),
+        _ => {
+            let shown = found
+                .iter()
+                .take(SHOWN)
+                .map(|letter| format!("`{}`", letter.id));
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            let more = if found.len() > SHOWN { ", …" } else { "" };
+            Err(Failure::wrong(format!(
+                "`{name}` begins {} dead letters ({shown}{more}); give more of it",
+                found.len()
+            )))
+        }
     }
 }
 

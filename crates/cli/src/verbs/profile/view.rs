@@ -72,6 +72,65 @@ pub(crate) fn text(profile: &Profile, columns: Option<usize>, paint: Paint) -> S
     lines.join("\n") + "\n"
 }
 
+/// Two times beside each other: the figures of each stage now and then, and what limited the flow.
+pub(crate) fn side_by_side(
+    now: &Profile,
+    then: &Profile,
+    columns: Option<usize>,
+    paint: Paint,
+) -> Vec<String> {
+    let mut table = Table::new(&[
+        ("STAGE", Align::Left),
+        ("RECORDS/S", Align::Right),
+        ("THEN", Align::Right),
+        ("CALL", Align::Right),
+        ("THEN", Align::Right),
+        ("BUSY", Align::Right),
+        ("THEN", Align::Right),
+    ]);
+    let same = |a: &StageProfile, b: &StageProfile| a.pipeline == b.pipeline && a.stage == b.stage;
+    let gone = then.stages.iter();
+    let gone = gone.filter(|stage| !now.stages.iter().any(|other| same(stage, other)));
+    let pairs = now.stages.iter().map(|stage| {
+        let mut before = then.stages.iter();
+        (Some(stage), before.find(|before| same(stage, before)))
+    });
+    for (stage, before) in pairs.chain(gone.map(|stage| (None, Some(stage)))) {
+        let Some(named) = stage.or(before) else {
+            continue;
+        };
+        let figures = |stage: Option<&StageProfile>, seconds: f64| match stage {
+            None => ["–".to_owned(), String::new(), String::new()],
+            Some(stage) => [
+                rate(stage.records_in.max(stage.records_out), seconds),
+                service(stage),
+                format!("{:.0} %", stage.utilisation * 100.0),
+            ],
+        };
+        let [rate, call, busy] = figures(stage, now.seconds);
+        let [rate_then, call_then, busy_then] = figures(before, then.seconds);
+        table.row(vec![
+            format!("{} / {}", named.pipeline, named.stage).into(),
+            rate.into(),
+            rate_then.into(),
+            call.into(),
+            call_then.into(),
+            busy.into(),
+            busy_then.into(),
+        ]);
+    }
+    let mut lines = table.lines(columns, paint);
+    for (word, profile) in [("now", now), ("then", then)] {
+        let (ink, said) = match &profile.bottleneck {
+            Some(found) => (Ink::Red, found.sentence()),
+            None => (Ink::Green, healthy(profile)),
+        };
+        let said = wrapped(&format!("{word}: "), &said, columns.unwrap_or(PAGE));
+        lines.extend(said.iter().map(|line| paint.with(ink, line)));
+    }
+    lines
+}
+
 /// While it runs: the figures of the last seconds, and the verdict's first line.
 pub(crate) fn lines(profile: &Profile, so_far: f64, columns: usize, paint: Paint) -> Vec<String> {
     let head = format!(
@@ -113,6 +172,14 @@ fn figures(profile: &Profile, columns: Option<usize>, paint: Paint) -> Vec<Strin
         });
     }
     lines.push(legend(columns, paint));
+    for stage in profile.stages.iter().filter(|stage| stage.clock_faults > 0) {
+        let line = format!(
+            "the clocks of `{}` did not add up at {} looks: its times may be wrong, which is a fault of Wiredflow",
+            stage.stage, stage.clock_faults
+        );
+        let lines_of = wrapped("", &line, columns);
+        lines.extend(lines_of.iter().map(|line| paint.with(Ink::Yellow, line)));
+    }
     lines
 }
 
@@ -253,10 +320,18 @@ fn healthy(profile: &Profile) -> String {
         .iter()
         .filter_map(|one: &PipelineProfile| Some((one, one.load?)))
         .max_by(|left, right| left.1.total_cmp(&right.1));
-    let mut said = format!("nothing limits {}: it keeps up", profile.flow);
+    // A long period's run may be late without being anybody's fault yet.
+    let keeps_up = loaded.is_none_or(|(_, load)| load <= 1.0);
+    let mut said = format!("nothing limits {}", profile.flow);
+    if keeps_up {
+        said.push_str(": it keeps up");
+    }
     if let Some(stage) = busiest {
-        let (name, busy) = (&stage.stage, stage.utilisation * 100.0);
-        said.push_str(&format!("; the busiest stage is `{name}` with {busy:.0} %"));
+        let (pipeline, name) = (&stage.pipeline, &stage.stage);
+        let busy = stage.utilisation * 100.0;
+        said.push_str(&format!(
+            "; the busiest stage is `{pipeline} / {name}` with {busy:.0} %"
+        ));
     }
     if let Some((pipeline, load)) = loaded {
         let name = &pipeline.pipeline;
@@ -374,7 +449,7 @@ What to do:
         let healthy = text(&profile(None), None, Paint::Plain);
         assert!(
             healthy.ends_with(
-                "nothing limits plant: it keeps up; the busiest stage is `send` with 90 %\n"
+                "nothing limits plant: it keeps up; the busiest stage is `numbers / send` with 90 %\n"
             ),
             "{healthy}"
         );

@@ -207,6 +207,58 @@ fn h12_a_changed_file_with_problems_changes_nothing_and_a_good_one_is_shown_at_t
 }
 
 #[test]
+fn a_flow_that_runs_is_profiled_from_now_on_and_goes_on() {
+    let api = Api::run(&fast());
+    let calls = |api: &Api| api.get("stages")["stages"][0]["calls"].as_u64().unwrap();
+    api.wait_for(|api| calls(api) > 0);
+    let run = |arguments: &[&str]| api.test.run(arguments.iter().copied());
+    let before = calls(&api);
+    let attached = run(&["profile", "--attach", "flow.yaml", "--for", "2s", "--json"]);
+    let profile = attached.assert_code(0).json();
+    let after = calls(&api);
+    assert_eq!(profile["flow"], "fast");
+    let stage = &profile["stages"][0];
+    let counted = stage["calls"].as_u64().unwrap();
+    assert!(
+        (1..=after - before).contains(&counted),
+        "{counted} of {before} to {after}"
+    );
+    let clocks: f64 = [
+        "compute",
+        "external",
+        "blocked",
+        "starved",
+        "throttled",
+        "overhead",
+    ]
+    .iter()
+    .map(|clock| stage["seconds"][clock].as_f64().unwrap())
+    .sum();
+    let wall = stage["seconds"]["wall"].as_f64().unwrap();
+    assert!(
+        wall >= 2.0 && (clocks - wall).abs() < 0.01 * wall,
+        "{stage}"
+    );
+    let url = format!("http://{}", api.address);
+    let viewer = ".wiredflow/token.viewer";
+    let shown = run(&[
+        "profile",
+        "--attach",
+        &url,
+        "--token-file",
+        viewer,
+        "--for",
+        "1s",
+    ]);
+    assert!(
+        shown.assert_code(0).stdout.contains("starved"),
+        "{}",
+        shown.stdout
+    );
+    api.wait_for(|api| calls(api) > after);
+}
+
+#[test]
 fn the_profile_of_the_next_seconds_is_of_these_alone() {
     let api = Api::run(&fast());
     api.wait_for(|api| !api.get("runs")["runs"].as_array().unwrap().is_empty());

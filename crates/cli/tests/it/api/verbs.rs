@@ -45,7 +45,50 @@ fn the_verbs_find_a_flow_by_its_file_and_by_its_url() {
             .len(),
         2
     );
+    assert_eq!(
+        run(&["pause", "flow.yaml", "hook"]).assert_code(0).stdout,
+        "hook was paused before\n"
+    );
     run(&["resume", "flow.yaml"]).assert_code(0);
+    assert_eq!(
+        run(&["resume", "flow.yaml", "hook"]).assert_code(0).stdout,
+        "hook was not paused\n"
+    );
+    // Another flow of the same folder is not the one that runs.
+    api.test.file("other.yaml", QUIET);
+    let other = run(&["status", "other.yaml"]);
+    other.assert_code(0);
+    api.test
+        .file("other.yaml", &QUIET.replace("name: quiet", "name: other"));
+    let other = run(&["status", "other.yaml"]);
+    let said = &other.assert_code(1).stderr;
+    assert!(
+        said.contains("`other` does not run") && said.contains("is `quiet`"),
+        "{said}"
+    );
+    // A profile of one pipeline of the flow that runs.
+    let one = [
+        "profile",
+        "--attach",
+        "flow.yaml",
+        "--for",
+        "1s",
+        "--pipeline",
+        "hourly",
+        "--json",
+    ];
+    let profile = run(&one).assert_code(0).json();
+    let names = |key: &str| {
+        let all = profile[key].as_array().unwrap().iter();
+        all.map(|one| one["pipeline"].clone()).collect::<Vec<_>>()
+    };
+    assert!(
+        names("stages")
+            .iter()
+            .chain(&names("pipelines"))
+            .all(|name| name == "hourly")
+    );
+    assert_eq!(names("pipelines").len(), 1);
     // Streams are passed over where nobody names them.
     assert_eq!(
         run(&["trigger", "flow.yaml"]).assert_code(0).stdout,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::Error;
 
@@ -10,8 +9,9 @@ use crate::observe::StageMeter;
 use crate::plan::PipelinePlan;
 use crate::state::ReplayOutcome;
 
+use super::super::channel::channel;
+use super::super::opening;
 use super::super::pipeline;
-use super::super::port::QUEUE;
 use super::super::stage::Component;
 use super::super::{PipelineShared, Shared};
 use super::book::ok_or_told;
@@ -44,11 +44,13 @@ pub(crate) async fn take_up(
         trigger: plan.trigger.clone(),
         meter,
         first_stage: Arc::clone(&stages[0]),
+        // A replay's deliveries are not known from the start.
+        traced: None,
         tasks: shared.tasks.child(),
     });
     let stop = CancellationToken::new();
     let resources = shared.resources(&pipeline, &stop);
-    let failure = match pipeline::open_stages(&plan, &pipeline, &resources).await {
+    let failure = match opening::open_stages(&plan, &pipeline, &resources).await {
         Ok(Some(opened)) => work(&plan, &pipeline, &stages, opened).await,
         Ok(None) => None,
         Err(error) => {
@@ -56,7 +58,7 @@ pub(crate) async fn take_up(
             Some(error)
         }
     };
-    pipeline::close(&pipeline, &stop, &resources).await;
+    opening::close(&pipeline, &stop, &resources).await;
     if let Some(error) = &failure {
         shared.tell_failure(&plan.name, error);
     }
@@ -70,7 +72,7 @@ async fn work(
     stages: Vec<Component>,
 ) -> Option<Error> {
     let desk = &pipeline.shared.desk;
-    let (queue, first) = mpsc::channel(QUEUE);
+    let (queue, first) = channel(plan.stages[0].joins());
     let (work, doors) = pipeline::join_stages(plan, pipeline, meters, stages, (&queue, first));
     desk.is_open(doors.clone());
     ok_or_told(&plan.name, feed_all(&pipeline.shared, &doors).await);

@@ -1,7 +1,6 @@
 //! A stage that nothing waits for: one loop keeps what comes and hands it on, others work it off.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use wiredflow_core::charge::{Activity, Charge};
@@ -46,8 +45,7 @@ impl StageRun {
         }
         let mut given_up = false;
         while let Some((parcel, exit)) = self.intake.take(&Unmetered).await {
-            let records = parcel.batch.len() as u64;
-            self.meter.records_in.fetch_add(records, Ordering::Relaxed);
+            self.meter.takes(&parcel.batch);
             if given_up || self.stopping().has_failed() {
                 continue;
             }

@@ -26,6 +26,8 @@ pub(super) struct Called {
     pub(super) emitted: bool,
     /// Whether it was a generator that the end of the run closed.
     pub(super) closed: bool,
+    /// How long it took.
+    pub(super) took: Duration,
     /// What the stage said of its input.
     pub(super) passed: Option<Option<CommitReceipt>>,
 }
@@ -83,7 +85,8 @@ impl StageRun {
         };
         charge.enter(Activity::Overhead);
         drop(calling);
-        self.meter.served(self.shared().clock.monotonic() - started);
+        let took = self.shared().clock.monotonic() - started;
+        self.meter.served(took);
         let cut_short = result.is_none();
         let mut result = match result {
             None => Ok(()),
@@ -98,6 +101,7 @@ impl StageRun {
             result,
             emitted: emitted.load(Ordering::Relaxed) > 0,
             closed: cut_short || outlet.closed,
+            took,
             passed: outlet.passed,
         }
     }

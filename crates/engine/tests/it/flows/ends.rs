@@ -249,7 +249,7 @@ fn a_failure_is_not_held_up_by_another_stages_peer() {
             give(json!(2))
         });
     let text = "pipelines: {p: {once: true, stages: [{core_logic: {rust: both}}, \
-                {core_logic: {rust: see}}, {core_logic: {rust: fail}}]}}";
+                {core_logic: {rust: see}, batch: {max: 1, within: 1ms}}, {core_logic: {rust: fail}}]}}";
     let mut plan = bench.plan(text);
     let passed = Arc::new(AtomicBool::new(false));
     replace(

