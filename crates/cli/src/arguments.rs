@@ -10,7 +10,7 @@ use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
 pub(crate) const NOT_BUILT_YET: &[&str] = &[
-    "advise", "simulate", "split", "apply", "node", "stop", "worker", "remotes",
+    "advise", "simulate", "split", "apply", "node", "stop", "remotes",
 ];
 
 /// Data services from one file: collect, compute, store and send
@@ -104,6 +104,7 @@ pub(crate) enum Verb {
     Resume(verbs::switch::Resume),
     Trigger(verbs::switch::Trigger),
     Logs(verbs::logs::Logs),
+    Worker(verbs::worker::Worker),
 }
 
 impl Verb {

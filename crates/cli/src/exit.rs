@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use wiredflow_engine::worker::Parting;
+
 /// The exit codes that scripts rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -13,6 +15,8 @@ pub(crate) enum Exit {
     Wrong,
     /// A second ^C before an orderly end.
     Interrupted,
+    /// A worker's end, which its host understands.
+    Parted(Parting),
 }
 
 impl From<Exit> for ExitCode {
@@ -22,6 +26,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Wrong => 2,
             Exit::Interrupted => 130,
+            Exit::Parted(parting) => parting as u8,
         })
     }
 }

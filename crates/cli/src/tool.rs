@@ -57,6 +57,11 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>, flow: Option<Fl
         Err(error) => return usage(&error),
     };
     let Arguments { global, verb } = *said;
+    if let Verb::Worker(worker) = &verb {
+        // Its log, its input and its output belong to its host.
+        let functions = flow.as_ref().map(|flow| flow.functions().clone());
+        return end(&screen, worker.run(functions.unwrap_or_default()));
+    }
     let usual = verb.usual_log_level(global.quiet);
     let logs = Recent::default();
     log::start(
@@ -92,6 +97,7 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::Resume(resume) => resume.run(tool),
         Verb::Trigger(trigger) => trigger.run(tool),
         Verb::Logs(logs) => logs.run(tool),
+        Verb::Worker(worker) => worker.run(tool.functions()),
     }
 }
 

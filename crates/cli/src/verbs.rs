@@ -14,3 +14,4 @@ pub(crate) mod stages;
 pub(crate) mod status;
 pub(crate) mod switch;
 pub(crate) mod test;
+pub(crate) mod worker;

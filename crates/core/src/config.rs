@@ -23,8 +23,25 @@ pub struct FlowConfig {
     pub on_failure: OnFailure,
     /// Storages that several pipelines share, by name.
     pub storages: Vec<StorageConfig>,
+    /// Named places where stages can run.
+    pub remotes: Vec<RemoteConfig>,
     /// The pipelines, in the order of the file.
     pub pipelines: Vec<PipelineConfig>,
+}
+
+/// A place where stages can run.
+#[derive(Clone, Debug)]
+pub struct RemoteConfig {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub span: Span,
+    /// The component.
+    pub kind: String,
+    /// Where the kind's word stands.
+    pub kind_span: Span,
+    /// The component's config.
+    pub config: Node,
 }
 
 /// One pipeline: a trigger and stages.
@@ -115,6 +132,36 @@ pub struct StagePolicy {
     pub batch: Option<Grouping>,
     /// The most calls in a second.
     pub rate_limit: Option<f64>,
+    /// Where its calls run: the first of these that can be reached. Empty: in this process.
+    pub remote: Vec<RemoteName>,
+}
+
+/// The word for this process among the places of a stage.
+pub const LOCAL: &str = "local";
+
+/// A place as a stage names it.
+#[derive(Clone, Debug)]
+pub struct RemoteName {
+    /// The name under `remotes`, or [`LOCAL`].
+    pub name: String,
+    /// Where it stands.
+    pub span: Span,
+}
+
+impl PartialEq for RemoteName {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl FromNode for RemoteName {
+    const EXPECTS: &'static str = "the name of a remote, or `local`";
+
+    fn from_node(node: &Node, reading: &mut Reading) -> Option<Self> {
+        let name = String::from_node(node, reading)?;
+        let span = node.span;
+        Some(Self { name, span })
+    }
 }
 
 impl Default for StagePolicy {
@@ -127,6 +174,7 @@ impl Default for StagePolicy {
             ordered: true,
             batch: None,
             rate_limit: None,
+            remote: Vec::new(),
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::config::{
-    Ack, FlowConfig, Grouping, NAME_HELP, OnError, OnFailure, PipelineConfig, RateLimit, Retry,
-    StageConfig, StagePolicy, StorageConfig, StorageOptions, TriggerConfig, is_name, split_kind,
+    Ack, FlowConfig, Grouping, LOCAL, NAME_HELP, OnError, OnFailure, PipelineConfig, RateLimit,
+    RemoteConfig, RemoteName, Retry, StageConfig, StagePolicy, StorageConfig, StorageOptions,
+    TriggerConfig, is_name, split_kind,
 };
 use crate::fields::{Config, FromNode, Pairs, Reading};
 use crate::node::{Entry, Node, NodeKind, Span};
@@ -27,8 +28,8 @@ config! {
         on_failure: OnFailure = "stop",
         /// Storages that several pipelines share, by name.
         storages: Pairs<Node>,
-        /// Named places where a stage can run; not built yet.
-        remotes: Option<Node>,
+        /// Named places where a stage can run: another process, another machine.
+        remotes: Pairs<Node>,
         /// The pipelines, by name.
         pipelines: Pairs<Node>,
     }
@@ -124,8 +125,9 @@ config! {
         batch: Option<Grouping>,
         /// The most calls in a second.
         rate_limit: Option<RateLimit>,
-        /// Where it runs; only `local` is built yet.
-        remote: Option<Node>,
+        /// Where it runs: a name under `remotes`, or a list of which the first that can be reached takes the call; `local`
+        /// is this process, as when left out.
+        remote: Vec<RemoteName>,
         /// It may be repeated and run anywhere; not built yet.
         pure: Option<bool>,
         /// Its state is per value of this field; not built yet.
@@ -160,6 +162,7 @@ pub fn read_flow(node: &Node, default_name: &str, reading: &mut Reading) -> Opti
     let storages = named(node, "storages", reading, |entry, reading| {
         read_storage(&entry.key, &entry.value, entry.span, reading)
     });
+    let remotes = named(node, "remotes", reading, read_remote);
     let pipelines = named(node, "pipelines", reading, read_pipeline);
     Some(FlowConfig {
         name,
@@ -167,6 +170,7 @@ pub fn read_flow(node: &Node, default_name: &str, reading: &mut Reading) -> Opti
         listen: keys.listen,
         on_failure: keys.on_failure,
         storages,
+        remotes,
         pipelines,
     })
 }
@@ -179,9 +183,6 @@ fn refuse_later_keys(node: &Node, keys: &FlowKeys, reading: &mut Reading) {
         .is_some_and(|engine| engine != "local")
     {
         reading.error_with_help(span("engine"), not_built_yet("engine"), "possible: `local`");
-    }
-    if keys.remotes.is_some() {
-        reading.error(span("remotes"), not_built_yet("remotes"));
     }
 }
 
@@ -249,6 +250,21 @@ pub fn read_storage(
         kind_span,
         config,
         options,
+    })
+}
+
+fn read_remote(entry: &Entry, reading: &mut Reading) -> Option<RemoteConfig> {
+    if entry.key == LOCAL {
+        let message = "`local` is this process, and no name for another place".to_owned();
+        reading.error(entry.span, message);
+    }
+    let (kind, _) = split_kind(&entry.value, &[], "a remote", reading)?;
+    Some(RemoteConfig {
+        name: entry.key.clone(),
+        span: entry.span,
+        kind: kind.key.clone(),
+        kind_span: kind.span,
+        config: kind.value.clone(),
     })
 }
 
@@ -417,12 +433,6 @@ fn read_stage(node: &Node, before: &[StageConfig], reading: &mut Reading) -> Opt
     };
     let span = |key: &str| options.entry(key).map_or(node.span, |entry| entry.span);
     for (key, given) in [
-        (
-            "remote",
-            keys.remote
-                .as_ref()
-                .is_some_and(|remote| remote.as_text() != Some("local")),
-        ),
         ("pure", keys.pure.is_some()),
         ("keyed", keys.keyed.is_some()),
         ("pinned", keys.pinned.is_some()),
@@ -477,6 +487,7 @@ fn read_stage(node: &Node, before: &[StageConfig], reading: &mut Reading) -> Opt
             ordered: keys.ordered,
             batch: keys.batch,
             rate_limit: keys.rate_limit.map(|limit| limit.per_second),
+            remote: keys.remote,
         },
     })
 }

@@ -54,6 +54,13 @@ impl FlowConfig {
                 .map(|storage| (storage.name.as_str(), storage.to_node()));
             keys.put("storages", Node::map(storages));
         }
+        if !self.remotes.is_empty() {
+            let remotes = self.remotes.iter().map(|remote| {
+                let kind = Node::map([(remote.kind.as_str(), remote.config.clone())]);
+                (remote.name.as_str(), kind)
+            });
+            keys.put("remotes", Node::map(remotes));
+        }
         let pipelines = self
             .pipelines
             .iter()
@@ -150,6 +157,7 @@ impl StageConfig {
             ordered,
             batch,
             rate_limit,
+            remote,
         } = &self.policy;
         let mut keys = Keys::default();
         keys.put(&self.kind, self.config.clone());
@@ -178,6 +186,14 @@ impl StageConfig {
                 Node::map([("per_second", Node::from(Value::from(*limit)))]),
             )
         });
+        match remote.as_slice() {
+            [] => {}
+            [only] => keys.put("remote", only.name.as_str()),
+            several => {
+                let names = several.iter().map(|remote| Node::text(&remote.name));
+                keys.put("remote", Node::new(NodeKind::List(names.collect())));
+            }
+        }
         keys.node()
     }
 }

@@ -114,6 +114,12 @@ impl Error {
         self
     }
 
+    /// The same error, for another to act on.
+    #[must_use]
+    pub fn as_kind(self, kind: ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// Puts words before the message: where it happened.
     #[must_use]
     pub fn context(mut self, place: impl fmt::Display) -> Self {

@@ -78,6 +78,9 @@ pub struct Start {
     /// Every how many milliseconds the worker must give a sign of life; never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<u64>,
+    /// A whole stage to run in the place of functions: only for a worker that is Wiredflow itself, of the same release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errand: Option<Value>,
 }
 
 /// A function that will be called, and all that the worker must know to make it ready.
@@ -204,6 +207,9 @@ pub struct Output {
     pub seq: u64,
     /// What it gave.
     pub batch: Option<Payload>,
+    /// The params that it gave for the stages after it; the batch is the call's own then, and is not sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Map>,
 }
 
 /// The host takes `count` more outputs.
@@ -250,6 +256,15 @@ pub struct Failure {
     /// The trace of the user's own code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// The one record of the batch that could not be handled, by its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<usize>,
+    /// Whether a peer would answer, were it asked less often.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub limited: bool,
+    /// How many milliseconds a peer asked to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
     /// What the call's function has used, if the worker knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<Used>,
@@ -336,6 +351,10 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
 
 fn kind_word<S: Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(kind.word())

@@ -21,6 +21,7 @@ use crate::functions::Functions;
 use crate::listen::Listen;
 use crate::payload::Shaping;
 use crate::plan::{PipelinePlan, Plan, StagePlan, Steady, StoragePlan, TriggerPlan};
+use crate::remotes::{self, Remotes};
 use crate::sources::SOURCES;
 use crate::stages::STAGES;
 
@@ -140,11 +141,12 @@ impl Checker<'_> {
             .map(|storage| storage.config.name.clone())
             .collect();
         let storages = self.storages(&named, &names);
+        let remotes = self.remotes(&names);
         let flow = self.flow;
         let pipelines = flow
             .pipelines
             .iter()
-            .filter_map(|pipeline| self.pipeline(pipeline, &names));
+            .filter_map(|pipeline| self.pipeline(pipeline, &names, &remotes));
         let pipelines = pipelines.collect();
         Plan {
             name: self.flow.name.as_str().into(),
@@ -180,7 +182,30 @@ impl Checker<'_> {
         opened.into_iter().map(plan).collect()
     }
 
-    fn pipeline(&mut self, config: &PipelineConfig, names: &[String]) -> Option<PipelinePlan> {
+    fn remotes(&mut self, names: &[String]) -> Remotes {
+        let mut remotes = Remotes::new();
+        for remote in &self.flow.remotes {
+            let mut cx = CheckCx {
+                reading: self.reading,
+                flow: self.flow,
+                pipeline: "",
+                folder: self.folder,
+                functions: self.functions,
+                storage_names: names,
+            };
+            let path = format!("remotes.{}", remote.name);
+            let prepared = within(&path, &mut cx, |cx| remotes::prepare(remote, cx));
+            remotes.extend(prepared.map(|prepared| (remote.name.clone(), prepared)));
+        }
+        remotes
+    }
+
+    fn pipeline(
+        &mut self,
+        config: &PipelineConfig,
+        names: &[String],
+        remotes: &Remotes,
+    ) -> Option<PipelinePlan> {
         let path = format!("pipelines.{}", config.name);
         let mut cx = CheckCx {
             reading: self.reading,
@@ -195,7 +220,7 @@ impl Checker<'_> {
         let mut complete = true;
         for (index, stage) in config.stages.iter().enumerate() {
             let path = format!("{path}.stages.{index}");
-            let prepared = within(&path, &mut cx, |cx| prepare_stage(stage, cx));
+            let prepared = within(&path, &mut cx, |cx| prepare_stage(stage, remotes, cx));
             complete &= prepared.is_some();
             stages.extend(prepared);
         }
@@ -309,7 +334,11 @@ fn source(
     })
 }
 
-fn prepare_stage(config: &StageConfig, cx: &mut CheckCx<'_>) -> Option<StagePlan> {
+fn prepare_stage(
+    config: &StageConfig,
+    remotes: &Remotes,
+    cx: &mut CheckCx<'_>,
+) -> Option<StagePlan> {
     let Some(entry) = STAGES.iter().find(|entry| entry.card.name == config.kind) else {
         let names = STAGES.iter().map(|entry| entry.card.name);
         unknown(
@@ -323,7 +352,8 @@ fn prepare_stage(config: &StageConfig, cx: &mut CheckCx<'_>) -> Option<StagePlan
         return None;
     };
     warn_of_idle_processes(config, cx);
-    let prepared = inside(&config.kind, cx, |cx| (entry.prepare)(&config.config, cx))?;
+    let prepared = inside(&config.kind, cx, |cx| (entry.prepare)(&config.config, cx));
+    let prepared = remotes::place(config, prepared?, remotes, cx)?;
     let mut policy = config.policy.clone();
     if !prepared.required {
         if policy.on_error == Some(OnError::Stop) {

@@ -16,6 +16,7 @@ pub mod observe;
 pub mod outline;
 pub mod payload;
 pub mod plan;
+pub mod remotes;
 pub mod resources;
 pub mod run;
 pub mod senders;

@@ -136,6 +136,7 @@ impl FunctionPlan {
             folder: Some(folder.to_string_lossy().into_owned()),
             limit: frame::FRAME_LIMIT,
             heartbeat: None,
+            errand: None,
         };
         let pool = Pool::open(
             Launch::python(&interpreter(), &label).counted(resources.workers.clone()),

@@ -16,6 +16,7 @@ mod pool;
 mod process;
 mod program;
 mod spawner;
+mod station;
 mod stderr;
 mod storages;
 
@@ -26,10 +27,11 @@ use wiredflow_core::stage::BoxFuture;
 use wiredflow_core::storage::{Epoch, Loaded, Query};
 use wiredflow_core::{Batch, Map, Result};
 
-pub use client::{Call, CallError, Client, Link, Loss, StartError};
-pub use launch::Launch;
+pub use client::{Call, CallError, Client, Given, Link, Loss, StartError};
+pub use launch::{Launch, Parting};
 pub use pool::{Pool, Running};
 pub(crate) use program::{Program, ProgramCall, look_for};
+pub(crate) use station::{Missed, Station};
 pub use storages::StageHost;
 
 /// What a worker may ask of its host while it works.

@@ -60,6 +60,11 @@ const MAY_USE: &[MayUse] = &[
         foreign: None,
     },
     MayUse {
+        package: "wiredflow-far",
+        ours: &["wiredflow-core", "wiredflow-engine"],
+        foreign: None,
+    },
+    MayUse {
         package: "wiredflow-demo",
         ours: &[],
         foreign: None,
@@ -81,6 +86,7 @@ const MAY_USE: &[MayUse] = &[
             "wiredflow-core",
             "wiredflow-demo",
             "wiredflow-engine",
+            "wiredflow-far",
             "wiredflow-scale",
             "wiredflow-traces",
         ],

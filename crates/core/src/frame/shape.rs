@@ -1,5 +1,7 @@
 //! Frames' parts from and to the words of the flow: batches, what is loaded, errors.
 
+use std::time::Duration;
+
 use serde::{Serialize, Serializer};
 
 use super::{Failure, Payload, PayloadRef};
@@ -68,16 +70,30 @@ impl Failure {
             kind: error.kind(),
             message: error.message().to_owned(),
             trace: error.trace().map(str::to_owned),
+            record: error.record(),
+            limited: error.is_limit(),
+            retry_after: error
+                .retry_after()
+                .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             used: None,
         }
     }
 
     /// The error that the frame stands for.
     pub fn into_error(self) -> Error {
-        let error = Error::new(self.kind, self.message);
-        match self.trace {
-            Some(trace) => error.with_trace(trace),
-            None => error,
+        let mut error = Error::new(self.kind, self.message);
+        if let Some(trace) = self.trace {
+            error = error.with_trace(trace);
         }
+        if let Some(record) = self.record {
+            error = error.at_record(record);
+        }
+        if self.limited {
+            error = error.as_limit();
+        }
+        if let Some(wait) = self.retry_after {
+            error = error.with_retry_after(Duration::from_millis(wait));
+        }
+        error
     }
 }

@@ -154,3 +154,11 @@ pub(crate) fn prepare(storage: &Named, cx: &mut CheckCx<'_>) -> Option<OpenStora
     };
     (entry.prepare)(&config.config, place, cx)
 }
+
+/// Whether the values of a storage are texts, of numbers too.
+pub(crate) fn has_texts(flow: &FlowConfig, name: &str) -> bool {
+    let named = all(flow, &mut Reading::default());
+    named
+        .iter()
+        .any(|known| known.config.name == name && known.config.kind == "csv")
+}

@@ -106,7 +106,8 @@ impl Parts {
 }
 
 impl ReplicaClock {
-    pub(super) fn start(clock: &Clock, metering: Metering) -> Self {
+    /// The clocks of a replica that starts now, at rest.
+    pub fn start(clock: &Clock, metering: Metering) -> Self {
         let since = clock.monotonic();
         let state = ClockState {
             now: Activity::Starved,

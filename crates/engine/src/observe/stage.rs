@@ -193,7 +193,7 @@ impl StageMeter {
             pipeline: self.pipeline.to_string(),
             stage: self.stage.to_string(),
             kind: self.kind.clone(),
-            place: "local".to_owned(),
+            place: self.workers.place(),
             replicas: self.replicas.len(),
             processes,
             rate_limit: self.rate_limit,

@@ -14,6 +14,8 @@ struct State {
     running: Vec<u32>,
     /// The most that ran at once.
     most: usize,
+    /// Where the last call has run, when that was not here.
+    place: Option<Arc<str>>,
 }
 
 impl Workers {
@@ -23,6 +25,21 @@ impl Workers {
         state.running.push(process);
         state.most = state.most.max(state.running.len());
         Worker(self.clone(), process)
+    }
+
+    /// Calls run at this place from now on; none is here.
+    pub(crate) fn run_at(&self, place: Option<&Arc<str>>) {
+        let mut state = self.lock();
+        if state.place.as_ref() != place {
+            state.place = place.cloned();
+        }
+    }
+
+    /// Where the last call has run: `local` is here.
+    pub(super) fn place(&self) -> String {
+        let state = self.lock();
+        let place = state.place.as_deref();
+        place.unwrap_or(wiredflow_core::config::LOCAL).to_owned()
     }
 
     /// How many there are, or were at most, and the bytes that they have resident now.

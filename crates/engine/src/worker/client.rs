@@ -18,7 +18,7 @@ use wiredflow_core::charge::Used;
 use wiredflow_core::frame::{
     self, CREDIT, CallRef, Done, Frame, FrameError, Hello, More, PayloadRef, Start,
 };
-use wiredflow_core::{Batch, Error};
+use wiredflow_core::{Batch, Error, Map};
 
 use self::outbox::Outbox;
 use self::reader::Reader;
@@ -86,10 +86,19 @@ pub enum Loss {
     Broke(String),
 }
 
+/// One output of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    /// The records; where there are params, the call's own batch is meant and this is empty.
+    pub batch: Batch,
+    /// The params for the stages that follow, where the worker runs a whole stage that makes some.
+    pub params: Option<Map>,
+}
+
 /// What the reader tells a call.
 #[derive(Debug)]
 enum Event {
-    Output(Batch),
+    Output(Given),
     Done(Option<Used>),
     Failed(Error, Option<Used>),
 }
@@ -270,7 +279,7 @@ pub struct Call {
 
 impl Call {
     /// The next output; `None` when the call has ended well. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Option<Batch>, CallError> {
+    pub async fn next(&mut self) -> Result<Option<Given>, CallError> {
         if self.ended {
             return Ok(None);
         }
@@ -288,9 +297,9 @@ impl Call {
             self.taken = 0;
         }
         match self.events.recv().await {
-            Some(Event::Output(batch)) => {
+            Some(Event::Output(given)) => {
                 self.taken += 1;
-                Ok(Some(batch))
+                Ok(Some(given))
             }
             Some(Event::Done(used)) => {
                 (self.ended, self.used) = (true, used);

@@ -44,6 +44,30 @@ pub struct Launch {
     noun: String,
     advice: &'static str,
     workers: Workers,
+    /// Whether it is this program again, which says by its exit status who must act.
+    is_own: bool,
+}
+
+/// How a process that is this program again says why it ends: the last line on its standard error has the words.
+///
+/// The numbers are those of `sysexits.h` with the nearest meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// The place cannot be reached now (`EX_UNAVAILABLE`).
+    Away = 69,
+    /// What worked at the place has gone (`EX_SOFTWARE`).
+    Gone = 70,
+    /// The user must change something (`EX_CONFIG`).
+    Wrong = 78,
+}
+
+impl Parting {
+    /// What an exit status says, where it says one of these.
+    pub fn of(status: i32) -> Option<Self> {
+        [Self::Away, Self::Gone, Self::Wrong]
+            .into_iter()
+            .find(|parting| *parting as i32 == status)
+    }
 }
 
 impl Launch {
@@ -64,6 +88,7 @@ impl Launch {
             noun: "the Python process".to_owned(),
             advice: "install Python 3.8 or newer, or name another interpreter",
             workers: Workers::default(),
+            is_own: false,
         }
     }
 
@@ -79,7 +104,32 @@ impl Launch {
             noun: format!("`{program}`"),
             advice: "install it, or write its full path",
             workers: Workers::default(),
+            is_own: false,
         })
+    }
+
+    /// This program again, with these arguments. `preamble` is written to it before the first frame, `noun` is what
+    /// messages call it.
+    ///
+    /// # Errors
+    /// `Remote` where the system does not tell which file this program is.
+    pub fn own_program(arguments: &[String], preamble: Vec<u8>, noun: String) -> Result<Self> {
+        let program = std::env::current_exe()
+            .map_err(|error| Error::remote(format!("cannot find this program's file: {error}")))?;
+        Ok(Self {
+            program: program.into(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            preamble,
+            noun,
+            advice: "the program that runs has been moved; start the flow again",
+            workers: Workers::default(),
+            is_own: true,
+        })
+    }
+
+    /// Whether it says by its exit status who must act.
+    pub(super) fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// Its processes are counted here.

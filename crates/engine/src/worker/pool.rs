@@ -79,7 +79,7 @@ impl Pool {
         let first = Process::start(&pool.yard, &pool.spawner).await;
         let first = first.map_err(|failure| match failure {
             StartFailure::Refused(error) => error,
-            StartFailure::Died(error) => as_config(&error),
+            StartFailure::Died(error) | StartFailure::Parted(_, error) => as_config(error),
         })?;
         pool.lock()[0].process = Some(first);
         Ok(pool)
@@ -176,7 +176,7 @@ impl Running<'_> {
             }
         };
         match next {
-            Ok(Some(batch)) => Ok(Some(batch)),
+            Ok(Some(given)) => Ok(Some(given.batch)),
             Ok(None) => {
                 self.ends();
                 Ok(None)
@@ -266,7 +266,7 @@ impl Running<'_> {
                 Ok(())
             }
             Err(StartFailure::Refused(error)) => Err(error),
-            Err(StartFailure::Died(error)) => {
+            Err(StartFailure::Died(error) | StartFailure::Parted(_, error)) => {
                 self.place.deaths += 1;
                 Err(error)
             }
@@ -307,13 +307,9 @@ impl Drop for Running<'_> {
 }
 
 /// At the opening of a stage, a worker that does not start is for the user to mend.
-fn as_config(error: &Error) -> Error {
-    if error.kind() != ErrorKind::Data {
-        return error.clone();
-    }
-    let config = Error::config(error.message());
-    match error.trace() {
-        Some(trace) => config.with_trace(trace),
-        None => config,
+pub(super) fn as_config(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Data => error.as_kind(ErrorKind::Config),
+        _ => error,
     }
 }

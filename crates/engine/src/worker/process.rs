@@ -8,6 +8,7 @@ use wiredflow_core::frame::Start;
 
 use super::client::{Client, Link, Loss, StartError};
 use super::group::{GRACE, Group, described};
+use super::launch::Parting;
 use super::spawner::Spawner;
 use super::stderr::Stderr;
 use super::{Launch, WorkerHost};
@@ -36,7 +37,7 @@ pub(super) struct Yard {
 /// others of its process group, gets SIGTERM, and after two more seconds SIGKILL.
 #[derive(Debug)]
 pub(super) struct Process {
-    client: Option<Client>,
+    client: Option<Arc<Client>>,
     /// Counts what it uses.
     worker: Option<Worker>,
     stderr: Arc<Stderr>,
@@ -44,6 +45,7 @@ pub(super) struct Process {
     clock: Clock,
     tasks: Tasks,
     noun: String,
+    is_own: bool,
 }
 
 /// Why a process did not become a worker.
@@ -53,6 +55,8 @@ pub(super) enum StartFailure {
     Refused(Error),
     /// It ended or hung before it was ready.
     Died(Error),
+    /// It said itself, as one of our own, why it ended.
+    Parted(Parting, Error),
 }
 
 impl Process {
@@ -106,6 +110,7 @@ impl Process {
             clock: clock.clone(),
             tasks: tasks.clone(),
             noun: launch.noun().to_owned(),
+            is_own: launch.is_own(),
         };
         let connect = Client::connect(output, input, &yard.start, Arc::clone(host), link);
         let connected = tokio::select! {
@@ -118,12 +123,15 @@ impl Process {
         };
         match connected {
             Ok(client) => {
-                process.client = Some(client);
+                process.client = Some(Arc::new(client));
                 process.worker = process.id().map(|id| launch.workers().works(id));
             }
             Err(StartError::Refused(error)) => return Err(StartFailure::Refused(error)),
             Err(StartError::Lost(loss)) => {
-                let error = process.post_mortem(&loss).await;
+                let (parting, error) = process.parting(&loss).await;
+                if let Some(parting) = parting {
+                    return Err(StartFailure::Parted(parting, error));
+                }
                 // What a program says last, before it gives up, is mostly the reason.
                 let said = error.trace().and_then(|trace| trace.lines().last());
                 let place = match said {
@@ -138,7 +146,7 @@ impl Process {
 
     /// The way to the worker; `None` when it takes no more calls. The process itself is looked at, because the end of
     /// its stream may not have been read yet.
-    pub(super) fn client(&self) -> Option<&Client> {
+    pub(super) fn client(&self) -> Option<&Arc<Client>> {
         let running = self.group.as_ref().is_some_and(|group| !group.has_ended());
         self.client
             .as_ref()
@@ -157,25 +165,47 @@ impl Process {
 
     /// Finds out how a process ended that is lost, and makes an error of it.
     pub(super) async fn post_mortem(&mut self, loss: &Loss) -> Error {
+        self.parting(loss).await.1
+    }
+
+    /// The same, with what one of our own says of it.
+    pub(super) async fn parting(&mut self, loss: &Loss) -> (Option<Parting>, Error) {
         let reason = match loss {
             Loss::Broke(reason) => {
-                return self
-                    .stopped(&format!("broke the worker protocol: {reason}"))
-                    .await;
+                let what = format!("broke the worker protocol: {reason}");
+                return (None, self.stopped(&what).await);
             }
             Loss::Gone(reason) => reason,
         };
         let Some(group) = self.group.take() else {
-            return Error::bug("a process that is ended twice");
+            return (None, Error::bug("a process that is ended twice"));
         };
         let by_itself = group.exits_within(FAREWELL).await;
         let status = group.end(Duration::ZERO).await;
+        self.client = None;
         let what = match status {
-            Some(status) if by_itself => described(status),
+            Some(status) if by_itself => {
+                let parting = status.code().filter(|_| self.is_own).and_then(Parting::of);
+                if let Some(parting) = parting {
+                    return (Some(parting), self.last_words(parting).await);
+                }
+                described(status)
+            }
             _ => format!("was stopped: {reason}"),
         };
-        self.client = None;
-        self.error(&what).await
+        (None, self.error(&what).await)
+    }
+
+    /// What one of our own said last, as an error of the kind that it says.
+    async fn last_words(&self, parting: Parting) -> Error {
+        self.hear_out().await;
+        let lines = self.stderr.last_lines().unwrap_or_default();
+        let last = lines.lines().last().unwrap_or("it did not say why");
+        let message = format!("{}: {last}", self.noun);
+        match parting {
+            Parting::Away | Parting::Gone => Error::remote(message),
+            Parting::Wrong => Error::config(message),
+        }
     }
 
     /// Ends the process because of what it did, and makes an error of it: `noun what`. A Python function that hangs
@@ -214,12 +244,17 @@ impl Process {
         }
     }
 
-    async fn error(&self, what: &str) -> Error {
+    /// Waits for what it has said last.
+    async fn hear_out(&self) {
         tokio::select! {
             biased;
             () = self.stderr.ended() => {}
             () = self.clock.sleep(LAST_WORDS) => {}
         }
+    }
+
+    async fn error(&self, what: &str) -> Error {
+        self.hear_out().await;
         let error = Error::data(format!("{} {what}", self.noun));
         match self.stderr.last_lines() {
             Some(lines) => error.with_trace(lines),

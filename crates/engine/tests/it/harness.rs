@@ -179,6 +179,7 @@ fn check<T>(
         listen: None,
         on_failure: OnFailure::Stop,
         storages: Vec::new(),
+        remotes: Vec::new(),
         pipelines: Vec::new(),
     };
     let mut reading = Reading::default();

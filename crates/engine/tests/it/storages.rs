@@ -74,6 +74,7 @@ impl Place {
             listen: None,
             on_failure: wiredflow_core::config::OnFailure::Stop,
             storages: Vec::new(),
+            remotes: Vec::new(),
             pipelines: Vec::new(),
         };
         let mut cx = CheckCx {

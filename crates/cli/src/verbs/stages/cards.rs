@@ -3,6 +3,7 @@
 use wiredflow_core::config::{Grouping, RateLimit, Retry, StorageOptions};
 use wiredflow_core::config_reader::{FlowKeys, PipelineKeys, StageKeys};
 use wiredflow_engine::catalogue::Card;
+use wiredflow_engine::remotes::REMOTES;
 use wiredflow_engine::senders::SENDERS;
 use wiredflow_engine::sources::SOURCES;
 use wiredflow_engine::stages::STAGES;
@@ -16,6 +17,7 @@ pub(super) enum Role {
     Source,
     Storage,
     Sender,
+    Remote,
 }
 
 /// A kind and its role.
@@ -37,11 +39,12 @@ pub(super) struct Key {
 
 impl Role {
     /// All, in the order in which they are shown.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Stage,
         Self::Source,
         Self::Storage,
         Self::Sender,
+        Self::Remote,
         Self::Keys,
     ];
 
@@ -53,6 +56,7 @@ impl Role {
             Self::Source => "sources",
             Self::Storage => "storages",
             Self::Sender => "receivers",
+            Self::Remote => "remotes",
         }
     }
 
@@ -64,6 +68,7 @@ impl Role {
             Self::Source => "source",
             Self::Storage => "storage",
             Self::Sender => "receiver",
+            Self::Remote => "remote",
         }
     }
 
@@ -75,6 +80,7 @@ impl Role {
             Self::Source => "a pipeline's `source:`",
             Self::Storage => "`store:` in a stage, or under `storages:` by name",
             Self::Sender => "`send:` in a stage",
+            Self::Remote => "under `remotes:` by name, for `remote:` beside a stage",
         }
     }
 }
@@ -118,6 +124,7 @@ pub(super) fn all() -> Vec<Kind> {
             Role::Source => SOURCES.iter().map(|entry| entry.card).collect(),
             Role::Storage => STORAGES.iter().map(|entry| entry.card).collect(),
             Role::Sender => SENDERS.iter().map(|entry| entry.card).collect(),
+            Role::Remote => REMOTES.iter().map(|entry| entry.card).collect(),
         }
     };
     let kinds = |role: Role| of(role).into_iter().map(move |card| Kind { role, card });

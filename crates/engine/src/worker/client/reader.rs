@@ -16,7 +16,7 @@ use wiredflow_core::frame::{
 use wiredflow_core::storage::Query;
 use wiredflow_core::{Error, Map, Result, Value};
 
-use super::{Event, Loss, Open, Shared, StartError, WorkerHost, encoded};
+use super::{Event, Given, Loss, Open, Shared, StartError, WorkerHost, encoded};
 use crate::clock::Clock;
 use crate::tasks::Tasks;
 
@@ -144,7 +144,12 @@ impl Reader {
     }
 
     fn take_output(&mut self, output: Output) -> Result<(), String> {
-        let Output { id, seq, batch } = output;
+        let Output {
+            id,
+            seq,
+            batch,
+            params,
+        } = output;
         let mut calls = self.shared.lock();
         let Some(open) = calls.open.get_mut(&id) else {
             return Err(format!("it gave an output of call {id}, which is not open"));
@@ -161,7 +166,10 @@ impl Reader {
             ));
         }
         open.outputs += 1;
-        let event = Event::Output(Payload::into_batch(batch));
+        let event = Event::Output(Given {
+            batch: Payload::into_batch(batch),
+            params,
+        });
         // There is a place for each output that was asked for; and nobody may wait for the call any more.
         drop(open.events.try_send(event));
         drop(calls);

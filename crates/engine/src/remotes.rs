@@ -1,0 +1,211 @@
+//! Remotes: named places where a stage can run, and the stage that has its calls run there.
+//!
+//! A remote says how its near end is started: a process that speaks the worker protocol, and at whose far end the
+//! stage itself is opened from an [`Errand`]. All else is the same for all of them: fallbacks, slots, restarts.
+
+mod errand;
+mod process;
+mod ssh;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use wiredflow_core::Result;
+use wiredflow_core::config::{FlowConfig, LOCAL, RemoteConfig, RemoteName, StageConfig};
+use wiredflow_core::config_reader::not_built_yet;
+use wiredflow_core::fields::{Config, FromNode, Reading};
+use wiredflow_core::node::Node;
+use wiredflow_core::problem::possible;
+
+use crate::catalogue::{Card, CheckCx, Prepared};
+use crate::check::unknown;
+use crate::resources::Resources;
+use crate::worker::Launch;
+
+pub use errand::{Errand, Held, Opened};
+pub use ssh::Host;
+
+/// All remotes.
+pub const REMOTES: &[RemoteEntry] = &[
+    RemoteEntry::of::<process::Process>(),
+    RemoteEntry::of::<ssh::Ssh>(),
+];
+
+/// Words of the interface that have no component yet.
+const LATER: [&str; 4] = ["workers", "http", "airflow", "slurm"];
+
+/// The stages that can run elsewhere.
+const MOVABLE: [&str; 3] = ["core_logic", "configuration", "http"];
+
+/// How many calls a remote works on at once, where the user says nothing.
+const SLOTS: usize = 4;
+
+/// A kind of remote.
+pub trait RemoteKind: Sized + Send + Sync + 'static {
+    /// The word in the flow file.
+    const NAME: &'static str;
+    /// A remote as it stands in a flow file.
+    const EXAMPLE: &'static str;
+    /// Its config.
+    type Config: Config + Clone + Send + Sync;
+
+    /// Reports what the types alone cannot say. Pure.
+    fn check(_config: &Self::Config, _node: &Node, _cx: &mut CheckCx<'_>) {}
+
+    /// How many calls it works on at once.
+    fn slots(config: &Self::Config) -> usize;
+
+    /// What starts its near end for a stage: a process that speaks the worker protocol.
+    ///
+    /// # Errors
+    /// `Config` and `Remote`, as when a stage is opened.
+    fn launch(config: &Self::Config, name: &str, resources: &Resources) -> Result<Launch>;
+}
+
+/// A remote's line in the catalogue.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteEntry {
+    /// What is told of it.
+    pub card: Card,
+    prepare: fn(&RemoteConfig, &mut CheckCx<'_>) -> Option<Remote>,
+}
+
+impl RemoteEntry {
+    /// The line of a kind.
+    pub const fn of<K: RemoteKind>() -> Self {
+        fn prepare<K: RemoteKind>(remote: &RemoteConfig, cx: &mut CheckCx<'_>) -> Option<Remote> {
+            let config = K::Config::from_node(&remote.config, cx.reading)?;
+            K::check(&config, &remote.config, cx);
+            let name: Arc<str> = remote.name.as_str().into();
+            let slots = K::slots(&config);
+            if !(1..=1024).contains(&slots) {
+                let span = remote
+                    .config
+                    .entry("slots")
+                    .map_or(remote.span, |entry| entry.span);
+                cx.reading
+                    .error(span, "expected a whole number from 1 to 1024");
+                return None;
+            }
+            let launch = {
+                let name = Arc::clone(&name);
+                move |resources: &Resources| K::launch(&config, &name, resources)
+            };
+            Some(Remote {
+                name,
+                slots: Arc::new(Semaphore::new(slots)),
+                launch: Arc::new(launch),
+            })
+        }
+        Self {
+            card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),
+            prepare: prepare::<K>,
+        }
+    }
+}
+
+/// A checked remote, shared by all stages that name it. A cheap clone.
+#[derive(Clone)]
+pub(crate) struct Remote {
+    pub(crate) name: Arc<str>,
+    /// The calls that it takes at once, of all stages together.
+    slots: Arc<Semaphore>,
+    launch: Arc<dyn Fn(&Resources) -> Result<Launch> + Send + Sync>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remote({})", self.name)
+    }
+}
+
+/// Where a stage may run, in the order of preference.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// In this process.
+    Here,
+    /// At a remote.
+    There(Remote),
+}
+
+/// The remotes of a flow by name.
+pub(crate) type Remotes = BTreeMap<String, Remote>;
+
+/// Reads and checks a remote; the reading stands at its name.
+pub(crate) fn prepare(remote: &RemoteConfig, cx: &mut CheckCx<'_>) -> Option<Remote> {
+    let Some(entry) = REMOTES.iter().find(|entry| entry.card.name == remote.kind) else {
+        let names = REMOTES.iter().map(|entry| entry.card.name);
+        unknown(&remote.kind, "remote", remote.kind_span, names, &LATER, cx);
+        return None;
+    };
+    crate::check::inside(&remote.kind, cx, |cx| (entry.prepare)(remote, cx))
+}
+
+/// The stage with its calls run where its `remote` says; as it was, where it says nothing.
+pub(crate) fn place(
+    config: &StageConfig,
+    prepared: Prepared,
+    remotes: &Remotes,
+    cx: &mut CheckCx<'_>,
+) -> Option<Prepared> {
+    let named = &config.policy.remote;
+    let Some(first) = named.first() else {
+        return Some(prepared);
+    };
+    if let [only] = named.as_slice()
+        && only.name == LOCAL
+    {
+        return Some(prepared);
+    }
+    let kind = config.kind.as_str();
+    if !MOVABLE.contains(&kind) {
+        match kind {
+            "send" => cx
+                .reading
+                .error(first.span, not_built_yet("remote` at `send")),
+            _ => cx.reading.error_with_help(
+                first.span,
+                format!("`{kind}` runs where its flow runs"),
+                "`remote` goes with `core_logic`, `configuration` and `http`",
+            ),
+        }
+        return None;
+    }
+    let places = places(named, cx.flow, remotes, cx.reading)?;
+    let errand = Errand::of(config, cx);
+    Some(stage::prepare(places, errand, prepared))
+}
+
+fn places(
+    named: &[RemoteName],
+    flow: &FlowConfig,
+    remotes: &Remotes,
+    reading: &mut Reading,
+) -> Option<Vec<Place>> {
+    let mut places = Vec::with_capacity(named.len());
+    let mut complete = true;
+    for (index, remote) in named.iter().enumerate() {
+        let name = remote.name.as_str();
+        if named[..index].iter().any(|before| before.name == name) {
+            reading.error(remote.span, format!("`{name}` stands here twice"));
+            complete = false;
+        } else if name == LOCAL {
+            places.push(Place::Here);
+        } else if let Some(remote) = remotes.get(name) {
+            places.push(Place::There(remote.clone()));
+        } else {
+            complete = false;
+            // One that stands there and has a problem of its own is told of there.
+            if !flow.remotes.iter().any(|known| known.name == name) {
+                let known = flow.remotes.iter().map(|known| known.name.as_str());
+                let help = possible(name, known.chain([LOCAL]));
+                let message = format!("there is no remote `{name}` under `remotes`");
+                reading.error_with_help(remote.span, message, help);
+            }
+        }
+    }
+    complete.then_some(places)
+}

@@ -1,0 +1,22 @@
+//! The far end of a stage that runs elsewhere, and the way there.
+//!
+//! ```text
+//! engine ─ Station ─ pipes ─ serve                                         remote `process`
+//! engine ─ Station ─ pipes ─ link ─ ssh ─ bridge ─ socket ─ session/serve  remote `ssh`
+//! ```
+//!
+//! `serve` speaks the worker's side of the worker protocol for one whole stage. A `session` is a `serve` that outlives
+//! its connection for a while: link and session keep what the other has not got yet (`relay`), so that a connection may
+//! break anywhere. The engine starts all of it by this program's verb `worker` and knows none of it.
+
+mod desk;
+mod limits;
+mod outlet;
+mod serve;
+mod stdio;
+mod storage;
+mod voice;
+
+pub use limits::Limits;
+pub use serve::{Ended, Surroundings, serve};
+pub use stdio::{Reader, Streams, Writer};
