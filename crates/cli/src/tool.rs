@@ -8,6 +8,7 @@ use wiredflow_api::logs::Recent;
 use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_engine::builder::Flow;
 use wiredflow_engine::functions::Functions;
+use wiredflow_engine::worker::Parting;
 
 use crate::arguments::{self, Arguments, Global, Linked, Said, Verb};
 use crate::exit::{Exit, Failure, Outcome};
@@ -117,6 +118,11 @@ fn end(screen: &Screen, outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(exit) => exit,
         Err(Failure::Closed) => Exit::Done,
+        Err(Failure::Told(exit @ Exit::Parted(_), message)) => {
+            let message = message.replace('\n', " ");
+            screen.tell(&format!("{}{message}\n", Parting::MARK));
+            exit
+        }
         Err(Failure::Told(exit, message)) => {
             let word = screen.err().paint.with(Ink::Red, "error:");
             screen.tell(&format!("{word} {}\n", printable_lines(&message, "  ")));

@@ -9,14 +9,29 @@
 //! its connection for a while: link and session keep what the other has not got yet (`relay`), so that a connection may
 //! break anywhere. The engine starts all of it by this program's verb `worker` and knows none of it.
 
+mod cache;
 mod desk;
+mod ledger;
 mod limits;
+mod link;
 mod outlet;
+mod pack;
+mod relay;
 mod serve;
+mod session;
+mod settle;
+mod ssh;
 mod stdio;
 mod storage;
 mod voice;
 
+pub use cache::Cache;
 pub use limits::Limits;
+pub use link::link;
+pub use pack::Pack;
+pub use relay::{Carried, Relay, Token};
 pub use serve::{Ended, Surroundings, serve};
+pub use session::{Bridged, LEASE, Session, Setup, bridge, read_first};
+pub use settle::Found;
+pub use ssh::Refusal;
 pub use stdio::{Reader, Streams, Writer};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::charge::{Activity, Charge, Used};
@@ -52,6 +53,8 @@ pub struct Surroundings {
     pub folder: Option<PathBuf>,
     /// The one clock.
     pub clock: Clock,
+    /// What this process prints, for the flow's log.
+    pub prints: Option<pipe::Receiver>,
 }
 
 /// How a far end ended.
@@ -69,7 +72,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// `Remote`, where the system gives no thread.
-pub async fn serve<R, W>(reader: R, writer: W, surroundings: Surroundings) -> Result<Ended>
+pub async fn serve<R, W>(reader: R, writer: W, mut surroundings: Surroundings) -> Result<Ended>
 where
     R: AsyncRead + Send + Unpin,
     W: AsyncWrite + Send + Unpin + 'static,
@@ -79,6 +82,9 @@ where
     let tasks = Tasks::default();
     let _ends = Ends(tasks.clone());
     tasks.spawn("far writer", write(writer, queue));
+    if let Some(prints) = surroundings.prints.take() {
+        tasks.spawn("far prints", voice::pass_on(prints, frames.clone()));
+    }
     let mut host = Host {
         reader,
         bytes: BytesMut::with_capacity(CHUNK),
@@ -113,7 +119,7 @@ async fn work<R: AsyncRead + Send + Unpin>(
     tasks: &Tasks,
     surroundings: Surroundings,
 ) -> Result<Result<(), String>> {
-    let stage_tasks = tasks.child();
+    let (stage_tasks, calls) = (tasks.child(), tasks.child());
     let clock = surroundings.clock.clone();
     let (ready, mut opened) = tokio::sync::oneshot::channel();
     tasks.spawn("far opening", {
@@ -150,7 +156,7 @@ async fn work<R: AsyncRead + Send + Unpin>(
                 let open = desk.begin(call.id, call.credit);
                 let (stage, desk) = (Arc::clone(stage), desk.clone());
                 let clock = clock.clone();
-                stage_tasks.spawn("far call", run(stage, call, open, desk, clock));
+                calls.spawn("far call", run(stage, call, open, desk, clock));
             }
             (Frame::Call(_), None) => break Err("a call before `hello`".to_owned()),
             (Frame::More(more), _) => desk.more(more.id, more.count),
@@ -166,14 +172,9 @@ async fn work<R: AsyncRead + Send + Unpin>(
         }
     };
     desk.close();
-    // Calls that go on are ended where they stand, and with them what they have started.
-    let patience = clock.sleep(CLOSING);
-    tokio::select! {
-        () = stage_tasks.finished() => {}
-        () = patience => {}
-    }
-    drop(stage);
-    stage_tasks.abort();
+    // Each call ends in good order, or by the end of its time; what it has started ends with it.
+    calls.finished().await;
+    drop((stage, opened));
     tokio::select! {
         () = stage_tasks.finished() => {}
         () = clock.sleep(FAREWELL) => {}
@@ -194,6 +195,7 @@ async fn open(
         functions,
         folder,
         clock,
+        ..
     } = surroundings;
     let errand = start
         .errand

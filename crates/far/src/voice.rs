@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -37,6 +39,23 @@ impl<S: Subscriber> Layer<S> for Voice {
             tracing::Level::DEBUG | tracing::Level::TRACE => Level::Debug,
         };
         say(&self.frames, level, message.0);
+    }
+}
+
+/// Says what is printed, line by line, to its end; a line that is too long is cut.
+pub(crate) async fn pass_on(prints: pipe::Receiver, frames: mpsc::Sender<Vec<u8>>) {
+    let mut prints = BufReader::new(prints);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut bounded = (&mut prints).take(LINE as u64);
+        match bounded.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                say(&frames, Level::Info, text.trim_end().to_owned());
+            }
+        }
     }
 }
 

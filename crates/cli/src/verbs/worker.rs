@@ -1,9 +1,15 @@
 //! `worker`: this program as the far end of a stage that runs elsewhere, and as the way there.
 
+use std::fmt;
+use std::io;
+
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::worker::Parting;
-use wiredflow_far::{Ended, Limits, Streams, Surroundings, serve};
+use wiredflow_far::{
+    Bridged, Cache, Ended, Limits, Pack, Refusal, Session, Streams, Surroundings, bridge, link,
+    serve,
+};
 
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -11,19 +17,23 @@ use crate::exit::{Exit, Failure, Outcome};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A stage with `remote: NAME` runs in such a process: it gets the stage and its calls on its standard
-input, and answers on its standard output, in the words of the worker protocol. There is no reason to start it by hand."
+input, and answers on its standard output, in the words of the worker protocol. For another machine there is one more of
+them on each side, which carry these streams over ssh. There is no reason to start one by hand."
 )]
 pub(crate) struct Worker {
-    /// Serve the host on standard input and output
-    #[arg(long, required = true)]
-    stdio: bool,
+    #[command(flatten)]
+    part: Part,
+
+    /// Start the session first
+    #[arg(long, requires = "bridge")]
+    new: bool,
 
     /// End when this and all that it starts use more memory, in bytes
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", requires = "stdio")]
     memory: Option<u64>,
 
     /// Keep to so many cores
-    #[arg(long, value_name = "CORES")]
+    #[arg(long, value_name = "CORES", requires = "stdio")]
     cpu: Option<usize>,
 
     /// What the process list shows
@@ -31,41 +41,103 @@ pub(crate) struct Worker {
     label: Option<String>,
 }
 
+/// Which part it plays.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Part {
+    /// Serve the host on standard input and output
+    #[arg(long)]
+    stdio: bool,
+
+    /// Carry standard input and output to a session on another machine, which the input names
+    #[arg(long)]
+    link: bool,
+
+    /// Join standard input and output with a session on this machine
+    #[arg(long, value_name = "ID")]
+    bridge: Option<String>,
+
+    /// Be a session, which outlives its connections for a while
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+
+    /// Put the code on standard input in its place
+    #[arg(long, value_name = "HASH")]
+    unpack: Option<String>,
+}
+
 impl Worker {
     pub(crate) fn run(&self, functions: Functions) -> Outcome {
+        let clock = Clock::real();
+        let part = &self.part;
+        if let Some(hash) = &part.unpack {
+            let cache = Cache::of_user().map_err(wrong)?;
+            Pack::unpack(hash, io::stdin().lock(), &cache).map_err(wrong)?;
+            return Ok(Exit::Done);
+        }
+        if let Some(id) = &part.session {
+            return in_runtime(async || {
+                let cache = Cache::of_user().map_err(wrong)?;
+                let session = Session::prepare(id, &cache).await.map_err(wrong)?;
+                session
+                    .run(functions, &cache, &clock)
+                    .await
+                    .map_err(wrong)?;
+                Ok(Exit::Done)
+            });
+        }
         let limits = Limits {
             memory: self.memory,
             cores: self.cpu,
         };
         limits.keep_to_cores().map_err(wrong)?;
         let streams = Streams::take().map_err(wrong)?;
-        let clock = Clock::real();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(wrong)?;
-        let outcome = runtime.block_on(async {
-            let (input, output) = streams.open().map_err(wrong)?;
+        in_runtime(async || {
+            let streams = streams.open().map_err(wrong)?;
+            if let Some(id) = &part.bridge {
+                let cache = Cache::of_user().map_err(wrong)?;
+                let bridged = bridge(id, self.new, streams, &cache, &clock).await;
+                return match bridged.map_err(wrong)? {
+                    Bridged::Closed => Ok(Exit::Done),
+                    Bridged::Gone => Ok(Exit::Parted(Parting::Gone)),
+                };
+            }
+            if part.link {
+                let Err(Refusal { parting, words }) = link(streams, &clock).await else {
+                    return Ok(Exit::Done);
+                };
+                return Err(Failure::Told(Exit::Parted(parting), words));
+            }
             let surroundings = Surroundings {
                 functions,
                 folder: None,
                 clock: clock.clone(),
+                prints: None,
             };
             tokio::select! {
-                ended = serve(input, output, surroundings) => match ended.map_err(wrong)? {
+                ended = serve(streams.0, streams.1, surroundings) => match ended.map_err(wrong)? {
                     Ended::Left => Ok(Exit::Done),
                     Ended::Broke => Ok(Exit::Wrong),
                 },
                 words = limits.exceeded(&clock) => Err(Failure::failed(words)),
             }
-        });
-        // A function that never ends holds its thread, and is not waited for.
-        runtime.shutdown_background();
-        outcome
+        })
     }
 }
 
+fn in_runtime(work: impl AsyncFnOnce() -> Outcome) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(wrong)?;
+    let outcome = runtime.block_on(work());
+    // A function that never ends holds its thread, and is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
 /// What keeps a worker from working.
-fn wrong(error: impl std::fmt::Display) -> Failure {
+fn wrong(error: impl fmt::Display) -> Failure {
     Failure::Told(Exit::Parted(Parting::Wrong), error.to_string())
 }

@@ -62,6 +62,9 @@ pub enum Parting {
 }
 
 impl Parting {
+    /// What stands before those words: the line is no line for the log.
+    pub const MARK: &'static str = "wiredflow ends: ";
+
     /// What an exit status says, where it says one of these.
     pub fn of(status: i32) -> Option<Self> {
         [Self::Away, Self::Gone, Self::Wrong]

@@ -200,7 +200,11 @@ impl Process {
     async fn last_words(&self, parting: Parting) -> Error {
         self.hear_out().await;
         let lines = self.stderr.last_lines().unwrap_or_default();
-        let last = lines.lines().last().unwrap_or("it did not say why");
+        let last = lines
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix(Parting::MARK));
+        let last = last.unwrap_or("it did not say why");
         let message = format!("{}: {last}", self.noun);
         match parting {
             Parting::Away | Parting::Gone => Error::remote(message),

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use wiredflow_core::frame::Level;
 
+use super::Parting;
 use super::WorkerHost;
 use super::gate::Gate;
 
@@ -62,7 +63,10 @@ impl Stderr {
     }
 
     fn take(&self, line: String) {
-        self.gate.log(Level::Info, &line);
+        // The last words of one of our own are told by its host.
+        if !line.starts_with(Parting::MARK) {
+            self.gate.log(Level::Info, &line);
+        }
         let mut last = self.lock();
         if last.len() == LAST {
             last.pop_front();
