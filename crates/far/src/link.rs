@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use wiredflow_engine::clock::{Clock, Dice};
 use wiredflow_engine::remotes::Host;
 use wiredflow_engine::worker::Parting;
@@ -36,7 +38,26 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Why the stage cannot run there, or does not any more, and who must act.
-pub async fn link((mut input, mut output): (Reader, Writer), clock: &Clock) -> Result<(), Refusal> {
+pub async fn link(streams: (Reader, Writer), clock: &Clock) -> Result<(), Refusal> {
+    let mut told = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    let leave = async {
+        told.recv().await;
+        stop.cancel();
+        clock.sleep(LAST_WORDS * 2).await;
+    };
+    tokio::select! {
+        biased;
+        ended = carry(streams, &stop, clock) => ended,
+        () = leave => Ok(()),
+    }
+}
+
+async fn carry(
+    (mut input, mut output): (Reader, Writer),
+    stop: &CancellationToken,
+    clock: &Clock,
+) -> Result<(), Refusal> {
     let host: Host = read_first(&mut input)
         .await
         .map_err(|error| Refusal::wrong(format!("no host was named: {error}")))?;
@@ -59,7 +80,11 @@ pub async fn link((mut input, mut output): (Reader, Writer), clock: &Clock) -> R
     };
     let python = host.python.clone();
     let ssh = Ssh::new(host, clock.clone())?;
-    settle(&ssh, &program, &pack, &python).await?;
+    let settled = stop.run_until_cancelled(settle(&ssh, &program, &pack, &python));
+    let Some(settled) = settled.await else {
+        return Ok(());
+    };
+    settled?;
 
     let relay = Relay::new(token, clock.clone());
     let mut begun = Some(setup.to_bytes()?);
@@ -73,7 +98,15 @@ pub async fn link((mut input, mut output): (Reader, Writer), clock: &Clock) -> R
                     // One that has ended already says so below.
                     drop(stdin.write_all(setup).await);
                 }
-                relay.carry(&mut input, &mut output, stdout, stdin).await
+                let close = async {
+                    stop.cancelled().await;
+                    relay.close();
+                    std::future::pending().await
+                };
+                tokio::select! {
+                    carried = relay.carry(&mut input, &mut output, stdout, stdin) => carried,
+                    carried = close => carried,
+                }
             }
             _ => return Err(Refusal::away("`ssh` has no streams")),
         };
@@ -93,6 +126,9 @@ pub async fn link((mut input, mut output): (Reader, Writer), clock: &Clock) -> R
         };
         if now - since > PATIENCE {
             return Err(refusal);
+        }
+        if stop.is_cancelled() {
+            return Ok(());
         }
         clock.sleep(wait).await;
         broken = Some((since, (2 * wait).min(LONGEST_WAIT)));

@@ -225,6 +225,12 @@ impl Relay {
         Ok(())
     }
 
+    /// Nothing more is taken: the stream ends when all of it is sent.
+    pub fn close(&self) {
+        self.state().over = true;
+        self.changed.notify_waiters();
+    }
+
     /// Whether the other side was ever there.
     pub fn was_greeted(&self) -> bool {
         self.state().greeted

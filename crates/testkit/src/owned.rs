@@ -117,6 +117,13 @@ pub(crate) fn exit_code(status: ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
+/// Sends a signal to any process; nothing happens when it has ended.
+pub(crate) fn signal(number: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) {
+        process::kill_process(pid, signal.number()).ok();
+    }
+}
+
 fn pid(child: &Child) -> Pid {
     Pid::from_child(child)
 }

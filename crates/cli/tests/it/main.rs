@@ -29,6 +29,7 @@ mod peers;
 mod planted;
 mod profile;
 mod reload;
+mod remote;
 mod replay;
 mod run;
 mod since;

@@ -18,11 +18,14 @@ pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How often a process is looked at where its end cannot be waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A child process and the process group that it leads. Dropping it kills the group at once; the runtime reaps.
+/// A child process and the process group that it leads. Dropping it kills the group at once, unless it was told
+/// otherwise; the runtime reaps.
 pub(super) struct Group {
     child: Child,
     pid: Option<Pid>,
     clock: Clock,
+    /// What it is told when it is dropped.
+    last: Signal,
 }
 
 impl Group {
@@ -31,7 +34,18 @@ impl Group {
             .id()
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw);
-        Self { child, pid, clock }
+        Self {
+            child,
+            pid,
+            clock,
+            last: Signal::KILL,
+        }
+    }
+
+    /// The same, told this when it is dropped.
+    pub(super) fn dropped_with(mut self, last: Signal) -> Self {
+        self.last = last;
+        self
     }
 
     /// The child's number, until it has been reaped.
@@ -93,7 +107,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        self.signal(self.last);
     }
 }
 

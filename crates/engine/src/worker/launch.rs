@@ -165,7 +165,8 @@ impl Launch {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true);
+            // One of our own ends by itself, and in order, when its input does.
+            .kill_on_drop(!self.is_own);
         command
     }
 

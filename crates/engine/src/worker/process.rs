@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use wiredflow_core::Error;
 use wiredflow_core::frame::Start;
 
@@ -79,7 +80,11 @@ impl Process {
                 "a child without its streams",
             )));
         };
-        let group = Group::of(child, clock.clone());
+        let last = match launch.is_own() {
+            true => Signal::TERM,
+            false => Signal::KILL,
+        };
+        let group = Group::of(child, clock.clone()).dropped_with(last);
         tasks.spawn("worker stderr", {
             let stderr = Arc::clone(&stderr);
             let exited = group.exited();

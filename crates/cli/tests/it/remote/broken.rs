@@ -1,0 +1,103 @@
+//! Connections that break, and processes that are killed, at either end.
+
+use std::time::{Duration, Instant};
+
+use wiredflow_testkit::{Chance, FlowTest, Running, Signal, Sshd, wait_until};
+
+use super::{A_WHILE, LOGIC, both, check_each_once, stored, through};
+use crate::{SOON, tool};
+
+fn start(sshd: &Sshd, count: usize, options: &str) -> (FlowTest, Running) {
+    let test = tool();
+    test.file("logic.py", LOGIC);
+    let remotes = both(sshd, &test.path("marks"));
+    let pipelines = through("counts", count, options).replace("PLACE", "big");
+    test.file(
+        "flow.yaml",
+        &format!("name: t\nlisten: off\nremotes:\n{remotes}\npipelines:\n{pipelines}"),
+    );
+    let running = test.spawn(["run", "flow.yaml", "--once"]);
+    (test, running)
+}
+
+#[test]
+fn g19_connections_that_break_anywhere_neither_lose_nor_double_a_call() {
+    let sshd = Sshd::start();
+    let (test, mut running) = start(&sshd, 200, "        parallel: 2");
+    let mut chance = Chance::new();
+    running.wait_until(A_WHILE, || !stored(&test).is_empty());
+    let mut cuts = 0;
+    while !running.has_ended() && stored(&test).len() < 190 {
+        std::thread::sleep(Duration::from_millis(chance.below(3000) as u64));
+        sshd.cut();
+        cuts += 1;
+        assert!(cuts < 50, "no call comes through");
+    }
+    running.wait(A_WHILE).assert_code(0);
+    check_each_once(&test, 200);
+    assert!(
+        cuts > 0 && sshd.connections() > 1,
+        "{cuts} {}",
+        sshd.connections()
+    );
+}
+
+#[test]
+fn a_pulled_cable_is_waited_for() {
+    let sshd = Sshd::start();
+    let (test, mut running) = start(&sshd, 60, "");
+    running.wait_until(A_WHILE, || !stored(&test).is_empty());
+    sshd.pull_the_cable();
+    // Longer than either side takes for a silence, shorter than the lease.
+    std::thread::sleep(Duration::from_secs(14));
+    sshd.put_the_cable_in();
+    running.wait(A_WHILE).assert_code(0);
+    check_each_once(&test, 60);
+}
+
+#[test]
+fn a_worker_that_is_killed_is_started_again_and_its_calls_are_made_again() {
+    let sshd = Sshd::start();
+    let (test, mut running) = start(&sshd, 100, "");
+    running.wait_until(A_WHILE, || stored(&test).len() > 5);
+    let (killed, had) = (Instant::now(), stored(&test).len());
+    sshd.signal("--session", Signal::Kill);
+    running.wait_until(Duration::from_secs(20), || stored(&test).len() > had + 5);
+    let took = killed.elapsed();
+    let ended = running.wait(A_WHILE);
+    ended.assert_code(0);
+    let expected: Vec<_> = (0..100)
+        .map(|n| serde_json::json!({"n": n, "twice": 2 * n}))
+        .collect();
+    assert_eq!(stored(&test), expected, "{took:?}");
+    assert!(ended.stderr.contains("has gone"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_flow_that_is_killed_leaves_nothing_behind() {
+    let sshd = Sshd::start();
+    let (test, mut running) = start(&sshd, 1000, "");
+    running.wait_until(A_WHILE, || stored(&test).len() > 2);
+    assert!(!sshd.processes("--session").is_empty());
+    running.signal(Signal::Kill);
+    wait_until(SOON, || {
+        sshd.processes("worker").is_empty() && sshd.processes("wiredflow:").is_empty()
+    });
+}
+
+#[test]
+fn a_host_that_goes_away_for_good_is_waited_for_by_the_flow() {
+    let mut sshd = Sshd::start();
+    let (test, mut running) = start(&sshd, 40, "");
+    running.wait_until(A_WHILE, || stored(&test).len() > 2);
+    // The machine is started anew: what ran there is gone with its connections.
+    sshd.go_away();
+    sshd.signal("", Signal::Kill);
+    std::thread::sleep(Duration::from_secs(2));
+    sshd.come_back();
+    running.wait(A_WHILE).assert_code(0);
+    let expected: Vec<_> = (0..40)
+        .map(|n| serde_json::json!({"n": n, "twice": 2 * n}))
+        .collect();
+    assert_eq!(stored(&test), expected);
+}
