@@ -9,9 +9,7 @@ use crate::log::{LogFormat, LogLevel};
 use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
-pub(crate) const NOT_BUILT_YET: &[&str] = &[
-    "advise", "simulate", "split", "apply", "node", "stop", "remotes",
-];
+pub(crate) const NOT_BUILT_YET: &[&str] = &["advise", "simulate", "split", "apply", "node", "stop"];
 
 /// Data services from one file: collect, compute, store and send
 #[derive(Debug, Parser)]
@@ -104,6 +102,7 @@ pub(crate) enum Verb {
     Resume(verbs::switch::Resume),
     Trigger(verbs::switch::Trigger),
     Logs(verbs::logs::Logs),
+    Remotes(verbs::remotes::Remotes),
     Worker(verbs::worker::Worker),
 }
 
@@ -167,6 +166,9 @@ pub(crate) fn command(linked: Linked) -> clap::Command {
         ] {
             command = command.mut_subcommand(verb, file_is_required);
         }
+        command = command.mut_subcommand("remotes", |verb| {
+            verb.mut_subcommand("test", file_is_required)
+        });
         command = command.mut_subcommand("dead-letters", |verb| {
             ["list", "show"].into_iter().fold(verb, |verb, inner| {
                 verb.mut_subcommand(inner, file_is_required)

@@ -98,6 +98,7 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::Resume(resume) => resume.run(tool),
         Verb::Trigger(trigger) => trigger.run(tool),
         Verb::Logs(logs) => logs.run(tool),
+        Verb::Remotes(remotes) => remotes.run(tool),
         Verb::Worker(worker) => worker.run(tool.functions()),
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod mock;
 pub(crate) mod profile;
+pub(crate) mod remotes;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod stages;

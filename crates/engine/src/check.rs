@@ -155,6 +155,7 @@ impl Checker<'_> {
             listen: Listen::read(self.flow.listen.as_ref(), self.folder, self.reading),
             pipelines,
             storages,
+            remotes: remotes.into_values().collect(),
             functions: self.functions.clone(),
             scrubber,
         }

@@ -21,7 +21,7 @@ use crate::logic;
 use crate::plan::{PipelinePlan, Plan, StagePlan, TriggerPlan};
 
 pub use play::play;
-pub use storages::private_storages;
+pub use storages::{all_here, private_storages};
 
 /// What comes from outside, once.
 #[derive(Clone, Debug, PartialEq)]

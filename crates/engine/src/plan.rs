@@ -12,6 +12,7 @@ use crate::catalogue::{OpenSource, OpenStage, OpenStorage, Work};
 use crate::functions::Functions;
 use crate::listen::Listen;
 use crate::payload::Shaping;
+use crate::remotes::Remote;
 
 /// A flow that can run.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Plan {
     pub listen: Listen,
     /// Its storages, inline ones included.
     pub storages: Vec<StoragePlan>,
+    /// The places where its stages may run.
+    pub remotes: Vec<Remote>,
     /// Its pipelines, in the order of the file.
     pub pipelines: Vec<PipelinePlan>,
     /// The Rust functions that are linked in.

@@ -7,10 +7,12 @@ mod errand;
 mod process;
 mod ssh;
 mod stage;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use wiredflow_core::Result;
@@ -27,6 +29,7 @@ use crate::worker::Launch;
 
 pub use errand::{Errand, Held, Opened};
 pub use ssh::Host;
+pub use trial::Shown;
 
 /// All remotes.
 pub const REMOTES: &[RemoteEntry] = &[
@@ -42,6 +45,12 @@ const MOVABLE: [&str; 3] = ["core_logic", "configuration", "http"];
 
 /// How many calls a remote works on at once, where the user says nothing.
 const SLOTS: usize = 4;
+
+/// How long a place may take to become ready: the first time a program and code are copied there.
+const START_WITHIN: Duration = Duration::from_secs(300);
+
+/// The name of what is called: the whole stage.
+const WHOLE_STAGE: &str = "stage";
 
 /// A kind of remote.
 pub trait RemoteKind: Sized + Send + Sync + 'static {
@@ -109,12 +118,15 @@ impl RemoteEntry {
 
 /// A checked remote, shared by all stages that name it. A cheap clone.
 #[derive(Clone)]
-pub(crate) struct Remote {
+pub struct Remote {
     pub(crate) name: Arc<str>,
     /// The calls that it takes at once, of all stages together.
     slots: Arc<Semaphore>,
-    launch: Arc<dyn Fn(&Resources) -> Result<Launch> + Send + Sync>,
+    launch: Arc<Launcher>,
 }
+
+/// What starts a remote's near end for a stage.
+type Launcher = dyn Fn(&Resources) -> Result<Launch> + Send + Sync;
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

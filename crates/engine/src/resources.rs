@@ -47,3 +47,33 @@ pub struct Resources {
     /// Fires when the pipeline ends: tasks of the component end then.
     pub stop: CancellationToken,
 }
+
+impl Resources {
+    /// Those of a component that stands alone, outside a running flow: `names` are those of its flow, its pipeline and
+    /// its stage.
+    pub(crate) fn alone(
+        [flow, pipeline, stage]: [&str; 3],
+        folder: &Path,
+        functions: &Functions,
+        storages: StorageHandles,
+        (clock, tasks): (Clock, Tasks),
+    ) -> Self {
+        Self {
+            flow: flow.into(),
+            pipeline: pipeline.into(),
+            stage: stage.into(),
+            folder: folder.into(),
+            state_folder: folder.into(),
+            clock,
+            dice: Dice::from_system(),
+            http: HttpClients::default(),
+            storages,
+            positions: Positions::of(pipeline.into(), None),
+            functions: functions.clone(),
+            threads: FunctionThreads::default(),
+            workers: Workers::default(),
+            tasks,
+            stop: CancellationToken::new(),
+        }
+    }
+}

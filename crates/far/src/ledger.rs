@@ -78,7 +78,7 @@ mod tests {
             steps in proptest::collection::vec((0_u8..3, 0_usize..40), 1..60)
         ) {
             let mut ledger = Ledger::default();
-            let (mut stream, mut known) = (Vec::new(), 0_usize);
+            let (mut stream, mut known) = (Vec::<u8>::new(), 0_usize);
             for (step, size) in steps {
                 match step {
                     0 => {

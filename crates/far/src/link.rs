@@ -84,7 +84,9 @@ async fn carry(
     let Some(settled) = settled.await else {
         return Ok(());
     };
-    settled?;
+    // On standard error it is a line of the stage's log.
+    let line = format!("`{}` is {}\n", ssh.address(), settled?.told());
+    tokio::io::stderr().write_all(line.as_bytes()).await?;
 
     let relay = Relay::new(token, clock.clone());
     let mut begun = Some(setup.to_bytes()?);
@@ -161,7 +163,7 @@ async fn post_mortem(ssh: &Ssh, mut child: Child, reason: &str, clock: &Clock) -
         () = clock.sleep(LAST_WORDS) => None,
     };
     drop(child.start_kill());
-    let host = ssh.name();
+    let host = ssh.address();
     let last = last_line(&said).unwrap_or(reason);
     match status.map(|status| (status, Parting::of(status))) {
         Some((_, Some(Parting::Gone))) => {

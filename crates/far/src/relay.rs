@@ -141,12 +141,13 @@ impl Relay {
         W: AsyncWrite + Unpin,
     {
         let mut bytes = BytesMut::with_capacity(CHUNK);
+        // At once: neither waits for the other to listen.
         let greet = async {
-            self.greet(&mut writer).await?;
-            self.be_greeted(&mut reader, &mut bytes).await
+            let greeted = self.be_greeted(&mut reader, &mut bytes);
+            tokio::try_join!(self.greet(&mut writer), greeted)
         };
         let greeted = tokio::select! {
-            greeted = greet => greeted,
+            greeted = greet => greeted.map(drop),
             () = self.clock.sleep(GREETING) => Err(io::Error::new(io::ErrorKind::TimedOut, "no greeting")),
         };
         if let Err(error) = greeted {

@@ -77,6 +77,32 @@ pub struct Found {
     problem: Option<String>,
 }
 
+impl Found {
+    /// In words, for people.
+    pub fn told(&self) -> String {
+        let Self {
+            system, machine, ..
+        } = self;
+        let or_none = |text: &str, none: &str| match text.is_empty() {
+            true => none.to_owned(),
+            false => text.to_owned(),
+        };
+        let (libc, python) = (
+            or_none(&self.libc, "another C library"),
+            or_none(&self.python, "no Python"),
+        );
+        let (space, copied) = (
+            self.space >> 10,
+            if self.has_program {
+                "our program is there"
+            } else {
+                "our program was copied there"
+            },
+        );
+        format!("{system} on {machine}, {libc}, {python}, {space} MiB free; {copied}")
+    }
+}
+
 /// Looks at the host, and brings the program and the code where they are missing.
 pub(crate) async fn settle(
     ssh: &Ssh,
@@ -86,7 +112,7 @@ pub(crate) async fn settle(
 ) -> Result<Found, Refusal> {
     let _only = ssh.lock().await?;
     let found = look(ssh, program, pack, python).await?;
-    let host = ssh.name();
+    let host = ssh.address();
     let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
     if !found.system.eq_ignore_ascii_case(system) || found.machine != machine {
         return Err(Refusal::wrong(format!(
@@ -168,7 +194,7 @@ echo "end yes"
     if value("end").is_none() {
         return Err(Refusal::away(format!(
             "`{}` has not finished to say what it is",
-            ssh.name()
+            ssh.address()
         )));
     }
     Ok(Found {
@@ -198,7 +224,7 @@ async fn bring_program(ssh: &Ssh, program: &Program) -> Result<(), Refusal> {
         let said = last_line(&output.stderr).unwrap_or("what has arrived is not what was sent");
         return Err(Refusal::wrong(format!(
             "the program cannot be copied to `{}`: {said}",
-            ssh.name()
+            ssh.address()
         )));
     }
     let line = format!("exec \"{FOLDER}/bin/{hash}\" --version");
@@ -211,7 +237,7 @@ async fn bring_program(ssh: &Ssh, program: &Program) -> Result<(), Refusal> {
 
 /// Why the program does not run over there.
 pub(crate) fn cannot_run(ssh: &Ssh, output: &std::process::Output) -> Refusal {
-    let host = ssh.name();
+    let host = ssh.address();
     let said = last_line(&output.stderr).unwrap_or("it did not say why");
     if output.status.code() == Some(Parting::Gone as i32) {
         return Refusal::away(said);

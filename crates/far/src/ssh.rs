@@ -91,7 +91,7 @@ impl Ssh {
     }
 
     /// The host as the user writes it.
-    pub(crate) fn name(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.host.host
     }
 
@@ -172,7 +172,7 @@ impl Ssh {
             "-o",
             &persist,
             "--",
-            self.name(),
+            self.address(),
             "exec sh -s",
         ]);
         let output = self.run(ssh, script.as_bytes(), LOOK).await?;
@@ -181,7 +181,7 @@ impl Ssh {
             Some((_, after)) => Ok(after.to_owned()),
             None => Err(Refusal::wrong(format!(
                 "`{}` runs no `sh` for us: {}",
-                self.name(),
+                self.address(),
                 last_line(&output.stderr).unwrap_or("it answers nothing")
             ))),
         }
@@ -195,22 +195,29 @@ impl Ssh {
         within: Duration,
     ) -> Result<Output, Refusal> {
         let mut ssh = self.client();
-        ssh.args(["-o", "ControlMaster=no", "--", self.name(), &in_sh(line)]);
+        ssh.args(["-o", "ControlMaster=no", "--", self.address(), &in_sh(line)]);
         self.run(ssh, input, within).await
     }
 
     /// Begins a line of the shell there, with its streams as pipes.
     pub(crate) fn begin_line(&self, line: &str) -> Result<Child, Refusal> {
         let mut ssh = self.client();
-        ssh.args(["-o", "ControlMaster=no", "--", self.name(), &in_sh(line)]);
+        ssh.args(["-o", "ControlMaster=no", "--", self.address(), &in_sh(line)]);
         ssh.stdin(Stdio::piped());
-        ssh.spawn().map_err(no_client)
+        ssh.spawn().map_err(|error| no_client(&error))
     }
 
     /// Whether the connection answers.
     pub(crate) async fn is_connected(&self) -> bool {
         let mut ssh = self.client();
-        ssh.args(["-o", "ControlMaster=no", "-O", "check", "--", self.name()]);
+        ssh.args([
+            "-o",
+            "ControlMaster=no",
+            "-O",
+            "check",
+            "--",
+            self.address(),
+        ]);
         let checked = self.run(ssh, b"", Duration::from_secs(3)).await;
         let is_up = checked.is_ok_and(|output| output.status.success());
         // The master answers for itself: whether the host does, only the host can say.
@@ -224,7 +231,7 @@ impl Ssh {
     /// Lets go of a connection that does not answer, so that the next command makes a new one.
     pub(crate) async fn hang_up(&self) {
         let mut ssh = self.client();
-        ssh.args(["-O", "exit", "--", self.name()]);
+        ssh.args(["-O", "exit", "--", self.address()]);
         drop(self.run(ssh, b"", Duration::from_secs(3)).await);
         // A master that does not answer keeps its socket, which would be taken for one that does.
         drop(fs::remove_file(&self.control));
@@ -237,7 +244,7 @@ impl Ssh {
         within: Duration,
     ) -> Result<Output, Refusal> {
         ssh.stdin(Stdio::piped());
-        let mut child = ssh.spawn().map_err(no_client)?;
+        let mut child = ssh.spawn().map_err(|error| no_client(&error))?;
         let stdin = child.stdin.take();
         let feed = async {
             if let Some(mut stdin) = stdin {
@@ -249,7 +256,7 @@ impl Ssh {
         let output = tokio::select! {
             output = run => output?,
             () = self.clock.sleep(within) => {
-                let words = format!("`{}` gives no answer within {within:?}", self.name());
+                let words = format!("`{}` gives no answer within {within:?}", self.address());
                 return Err(Refusal::away(words));
             }
         };
@@ -261,7 +268,7 @@ impl Ssh {
 
     /// What a failure of `ssh` itself means.
     pub(crate) async fn refusal(&self, said: &str) -> Refusal {
-        let host = self.name();
+        let host = self.address();
         let last = last_line(said.as_bytes()).unwrap_or("ssh failed and did not say why");
         if said.contains("Host key verification failed")
             || said.contains("IDENTIFICATION HAS CHANGED")
@@ -291,7 +298,7 @@ impl Ssh {
 
     /// The key that the host has shown, and those that are known.
     async fn about_keys(&self) -> String {
-        let host = self.name();
+        let host = self.address();
         let mut ssh = self.client();
         ssh.args(["-v", "-o", "ControlMaster=no", "--", host, "true"]);
         let said = self.output_of(ssh).await;
@@ -365,7 +372,7 @@ impl Ssh {
     }
 }
 
-fn no_client(error: io::Error) -> Refusal {
+fn no_client(error: &io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::NotFound => {
             Refusal::wrong("there is no `ssh` on this machine: install openssh-client")

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -11,18 +11,26 @@ use tempfile::TempDir;
 
 use crate::{
     Fault, FaultProxy, Signal,
-    owned::Owned,
+    owned::{self, Owned},
     wait::{free_port, holds_within},
 };
 
-/// How long it may take to start.
+/// How long it may take to start or to end.
 const USUAL: Duration = Duration::from_secs(10);
+/// How often another port is tried when one was taken in between.
+const ATTEMPTS: usize = 5;
+/// After how many seconds a command of `ssh` is ended.
+const COMMAND_WITHIN: &str = "30";
 
 /// Where Debian keeps it: sshd wants to be called by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// A server that lets this user in with one key. What runs there keeps its cache in a folder of its own, so that
-/// several of them on one machine are several hosts. Dropping it ends it and all that runs there.
+/// A server that lets the user of this process in with one key, behind a proxy.
+///
+/// What runs there has a home folder of its own, by `$HOME`, so that several of them on one machine are several hosts.
+/// It begins in the user's real home folder all the same: that is sshd's doing.
+///
+/// Dropping it ends it and all that runs there: what is below the server, and what still has its `$HOME`.
 #[derive(Debug)]
 pub struct Sshd {
     folder: TempDir,
@@ -39,6 +47,10 @@ impl Sshd {
     }
 
     /// Starts one with more lines in its config, before our own: the first word on a thing counts.
+    ///
+    /// `ForceCommand` stands in for a login shell, which is this user's and not to be changed: one that prints, as by
+    /// its `.bashrc`, is `ForceCommand echo noise; exec sh -c "$SSH_ORIGINAL_COMMAND"`, and another shell is
+    /// `ForceCommand exec csh -c "$SSH_ORIGINAL_COMMAND"`.
     #[track_caller]
     pub fn with(lines: &str) -> Self {
         assert!(
@@ -47,30 +59,67 @@ impl Sshd {
         );
         // It wants this folder, also where it runs as somebody who cannot make it.
         drop(fs::create_dir_all("/run/sshd"));
-        let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let sshd = Self {
-            proxy: FaultProxy::before(port),
-            folder,
-            server: None,
-            port,
-        };
-        fs::create_dir(sshd.cache()).unwrap();
-        sshd.new_key("client_key");
-        sshd.new_key("host_key");
-        fs::copy(sshd.path("client_key.pub"), sshd.path("authorized_keys")).unwrap();
-        let place = sshd.folder.path().display();
+        let mut reason = String::new();
+        for _ in 0..ATTEMPTS {
+            let port = free_port();
+            let mut sshd = Self {
+                proxy: FaultProxy::before(port),
+                folder: tempfile::tempdir().unwrap(),
+                server: None,
+                port,
+            };
+            sshd.furnish(lines);
+            match sshd.launch() {
+                Ok(()) => return sshd,
+                Err(error) => reason = error,
+            }
+        }
+        panic!("sshd did not start: {reason}");
+    }
+
+    /// Makes its folders, its keys and its config.
+    fn furnish(&self, lines: &str) {
+        fs::create_dir_all(self.cache()).unwrap();
+        self.new_key("client_key");
+        self.new_key("host_key");
+        fs::copy(self.path("client_key.pub"), self.path("authorized_keys")).unwrap();
+        let (place, port) = (self.folder.path().display(), self.port);
         let config = format!(
             "{lines}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {place}/host_key\n\
              AuthorizedKeysFile {place}/authorized_keys\nStrictModes no\nUsePAM no\nPidFile none\n\
              PermitRootLogin prohibit-password\nPasswordAuthentication no\nMaxSessions 100\nMaxStartups 100\n\
-             PrintMotd no\nSetEnv XDG_CACHE_HOME={place}/cache\n"
+             PrintMotd no\nPermitUserRC no\nSetEnv HOME={}\n",
+            self.home().display()
         );
-        fs::write(sshd.path("sshd_config"), config).unwrap();
-        sshd.write_known_hosts();
-        let mut sshd = sshd;
-        sshd.come_back();
-        sshd
+        fs::write(self.path("sshd_config"), config).unwrap();
+        let key = fs::read_to_string(self.path("host_key.pub")).unwrap();
+        let known = format!("[127.0.0.1]:{} {key}", self.port());
+        fs::write(self.known_hosts(), known).unwrap();
+    }
+
+    fn launch(&mut self) -> Result<(), String> {
+        // Emptied, so that what it says is of this start.
+        let log = fs::File::create(self.path("log")).unwrap();
+        let mut command = Command::new(SSHD);
+        command
+            .args(["-D", "-e", "-f"])
+            .arg(self.path("sshd_config"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let mut server = Owned::start(&mut command).expect("sshd starts");
+        let log = || fs::read_to_string(self.path("log")).unwrap_or_default();
+        // Its own word, since another program may have been quicker to the port, and answer there.
+        let mut ended = false;
+        let listens = holds_within(USUAL, || {
+            ended = server.wait(Duration::ZERO).is_some();
+            ended || log().contains("Server listening on ")
+        });
+        if ended || !listens {
+            return Err(log());
+        }
+        self.server = Some(server);
+        Ok(())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -88,31 +137,70 @@ impl Sshd {
         assert!(made.success(), "ssh-keygen made no key");
     }
 
-    fn write_known_hosts(&self) {
-        let key = fs::read_to_string(self.path("host_key.pub")).unwrap();
-        let known = format!("[127.0.0.1]:{} {key}", self.proxy.port());
-        fs::write(self.path("known_hosts"), known).unwrap();
-    }
-
     /// The keys of `ssh:` in a flow file that lead here.
     pub fn route(&self) -> String {
         format!(
             "host: {}@127.0.0.1, port: {}, identity: {}, known_hosts: {}",
-            user(),
-            self.proxy.port(),
-            self.path("client_key").display(),
-            self.path("known_hosts").display()
+            self.user(),
+            self.port(),
+            self.identity().display(),
+            self.known_hosts().display()
         )
     }
 
-    /// The folder in which what runs there keeps its cache.
-    pub fn cache(&self) -> PathBuf {
-        self.path("cache")
+    /// The port of 127.0.0.1 at which clients come in: the proxy's.
+    pub fn port(&self) -> u16 {
+        self.proxy.port()
     }
 
-    /// The file of known hosts, to be changed.
+    /// Who is let in: the user of this process.
+    pub fn user(&self) -> String {
+        let said = Command::new("id").arg("-un").output().expect("id runs");
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    }
+
+    /// The file of the key with which the user is let in.
+    pub fn identity(&self) -> PathBuf {
+        self.path("client_key")
+    }
+
+    /// The home folder of what runs there. Where the login shell is bash, it reads its `.bashrc` here.
+    pub fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+
+    /// The folder in which what runs there keeps its cache: `.cache` in its home.
+    pub fn cache(&self) -> PathBuf {
+        self.home().join(".cache")
+    }
+
+    /// The file of known hosts, to be changed. It has the first host key.
     pub fn known_hosts(&self) -> PathBuf {
         self.path("known_hosts")
+    }
+
+    /// The real client with a command to run there, with nothing at its standard input. It is ended after half a
+    /// minute, with exit code 124; what the client itself cannot do has exit code 255.
+    pub fn client(&self, command: &str) -> Command {
+        let known_hosts = format!("UserKnownHostsFile={}", self.known_hosts().display());
+        let mut client = Command::new("timeout");
+        client
+            .args([COMMAND_WITHIN, "ssh", "-n", "-F", "none"])
+            .args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"])
+            .args(["-o", "GlobalKnownHostsFile=none", "-o", &known_hosts])
+            .args(["-o", "IdentityAgent=none", "-o", "IdentitiesOnly=yes"])
+            .arg("-i")
+            .arg(self.identity())
+            .args(["-p", &self.port().to_string(), "-l", &self.user()])
+            .args(["127.0.0.1", command]);
+        client
+    }
+
+    /// Runs a command there by the real client, as `client` says.
+    #[track_caller]
+    pub fn ssh(&self, command: &str) -> Output {
+        let ran = self.client(command).output();
+        ran.expect("timeout runs: coreutils")
     }
 
     /// The fingerprint of its host key, `SHA256:…`.
@@ -146,38 +234,41 @@ impl Sshd {
         self.proxy.both(Fault::None);
     }
 
-    /// Ends the server and all connections; what was started there goes on.
+    /// Ends the server and all connections; what was started there goes on. The proxy closes at once what comes.
     pub fn go_away(&mut self) {
-        self.server = None;
+        self.end_server(|name| name.starts_with("sshd"));
+    }
+
+    /// Starts the server again after `go_away`.
+    #[track_caller]
+    pub fn come_back(&mut self) {
+        assert!(self.server.is_none(), "sshd runs already");
+        let mut reason = String::new();
+        // Some outgoing connection may have the port for a moment.
+        let started = holds_within(USUAL, || {
+            self.launch().map_err(|error| reason = error).is_ok()
+        });
+        assert!(started, "sshd did not start again: {reason}");
+    }
+
+    /// Ends the server, all connections, and those of the processes below the server whose names are chosen.
+    fn end_server(&mut self, chosen: impl Fn(&str) -> bool) {
+        if let Some(server) = self.server.take() {
+            // Each session is a process that would live on. Frozen, the server begins no other.
+            server.signal(Signal::Stop);
+            holds_within(USUAL, || {
+                let mut sessions = below(server.child.id());
+                sessions.retain(|process| chosen(&process.name));
+                for session in &sessions {
+                    owned::signal(session.number, Signal::Kill);
+                }
+                sessions.is_empty()
+            });
+        }
         self.proxy.cut();
     }
 
-    /// Starts the server, again after `go_away`.
-    #[track_caller]
-    pub fn come_back(&mut self) {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path("log"))
-            .unwrap();
-        let mut command = Command::new(SSHD);
-        command
-            .args(["-D", "-e", "-f"])
-            .arg(self.path("sshd_config"));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        self.server = Some(Owned::start(&mut command).expect("sshd starts"));
-        let port = self.port;
-        let listens = holds_within(USUAL, || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        let log = || fs::read_to_string(self.path("log")).unwrap_or_default();
-        assert!(listens, "sshd does not listen:\n{}", log());
-    }
-
-    /// Makes another host of it, which shows another key at the same place.
+    /// Makes another host of it, which shows another key at the same place; the file of known hosts stays.
     #[track_caller]
     pub fn become_another(&mut self) {
         self.go_away();
@@ -185,17 +276,15 @@ impl Sshd {
         self.come_back();
     }
 
-    /// Takes no key any more.
+    /// Takes no key any more: who comes is not let in.
     pub fn forget_keys(&self) {
         fs::write(self.path("authorized_keys"), "").unwrap();
     }
 
     /// The numbers of the processes that run there and have this text in their arguments.
     pub fn processes(&self, text: &str) -> Vec<u32> {
-        let mark = format!("XDG_CACHE_HOME={}", self.cache().display());
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        numbers
+        let mark = format!("HOME={}", self.home().display());
+        numbers()
             .filter(|number| {
                 let file =
                     |name: &str| fs::read(format!("/proc/{number}/{name}")).unwrap_or_default();
@@ -213,14 +302,14 @@ impl Sshd {
     pub fn signal(&self, text: &str, signal: Signal) {
         for number in self.processes(text) {
             // It may have ended meanwhile.
-            crate::owned::signal(number, signal);
+            owned::signal(number, signal);
         }
     }
 }
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        self.go_away();
+        self.end_server(|_| true);
         holds_within(USUAL, || {
             self.signal("", Signal::Kill);
             self.processes("").is_empty()
@@ -228,8 +317,46 @@ impl Drop for Sshd {
     }
 }
 
-/// The user who runs this.
-fn user() -> String {
-    let said = Command::new("id").arg("-un").output().expect("id runs");
-    String::from_utf8_lossy(&said.stdout).trim().to_owned()
+/// A process that has not ended.
+struct Process {
+    number: u32,
+    parent: u32,
+    name: String,
+}
+
+/// The processes below this one: its children, theirs, and so on.
+fn below(root: u32) -> Vec<Process> {
+    let mut others: Vec<_> = numbers().filter_map(look_at).collect();
+    let mut below: Vec<Process> = Vec::new();
+    loop {
+        let is_below = |process: &Process| {
+            process.parent == root || below.iter().any(|above| above.number == process.parent)
+        };
+        let (found, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(is_below);
+        if found.is_empty() {
+            return below;
+        }
+        below.extend(found);
+        others = rest;
+    }
+}
+
+/// The numbers of all processes.
+fn numbers() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Reads `NUMBER (NAME) STATE PARENT …`; `None` for one that has ended, also where nobody has asked for its end yet.
+fn look_at(number: u32) -> Option<Process> {
+    let text = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    let (start, rest) = text.rsplit_once(") ")?;
+    let mut words = rest.split(' ');
+    let state = words.next()?;
+    Some(Process {
+        number,
+        parent: words.next()?.parse().ok()?,
+        name: start.split_once('(')?.1.to_owned(),
+    })
+    .filter(|_| !["Z", "X"].contains(&state))
 }

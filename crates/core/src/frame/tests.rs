@@ -75,7 +75,7 @@ proptest! {
 
     #[test]
     fn what_is_encoded_comes_back_unchanged(values in proptest::collection::vec(value(), 0..5), id: u64, cut: usize) {
-        let frame = Frame::Output(Output { id, seq: 3, batch: Some(Payload::Many(values)) });
+        let frame = Frame::Output(Output { id, seq: 3, batch: Some(Payload::Many(values)), params: None });
         let whole = encode(&frame, LIMIT).unwrap();
         let mut part = BytesMut::from(&whole[..cut % whole.len()]);
         prop_assert_eq!(decode(&mut part, LIMIT).unwrap(), None);
@@ -143,6 +143,7 @@ fn the_order_of_the_members_does_not_matter() {
         id: 4,
         seq: 0,
         batch: Some(Payload::One(json!({"type": "x"}))),
+        params: None,
     });
     assert_eq!(
         decoded(r#"{"batch":{"one":{"type":"x"}},"id":4,"seq":0,"type":"output"}"#),

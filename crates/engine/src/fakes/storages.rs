@@ -14,6 +14,23 @@ const PLACES: [(&str, &str); 4] = [
     ("sqlite", "path"),
 ];
 
+/// The flow's tree with all its stages in this process, wherever they run else.
+pub fn all_here(flow: &Node) -> Node {
+    let mut flow = flow.clone();
+    for_each_entry(&mut flow, "pipelines", |pipeline| {
+        let stages = child(&mut pipeline.value, "stages").map(|stages| &mut stages.kind);
+        let Some(NodeKind::List(stages)) = stages else {
+            return;
+        };
+        for stage in stages {
+            if let NodeKind::Map(entries) = &mut stage.kind {
+                entries.retain(|entry| entry.key != "remote");
+            }
+        }
+    });
+    flow
+}
+
 /// The flow's tree with all files of its storages below `folder`. Storages that share a file share one
 /// there. Everything else stays, its places in the file too.
 pub fn private_storages(flow: &Node, folder: &Path) -> Node {

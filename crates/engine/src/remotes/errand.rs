@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
-use tokio_util::sync::CancellationToken;
 use wiredflow_core::config::{FlowConfig, OnFailure, StageConfig};
 use wiredflow_core::fields::Reading;
+use wiredflow_core::frame::{self, Start};
 use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::problem::any_error;
 use wiredflow_core::stage::AnyStage;
@@ -15,12 +15,9 @@ use wiredflow_core::{Error, Result, Value};
 
 use crate::catalogue::{CheckCx, Work};
 use crate::check::storages;
-use crate::clock::{Clock, Dice};
-use crate::functions::{FunctionThreads, Functions};
-use crate::http::HttpClients;
-use crate::observe::Workers;
+use crate::clock::Clock;
+use crate::functions::Functions;
 use crate::resources::Resources;
-use crate::since::Positions;
 use crate::stages::STAGES;
 use crate::storages::StorageHandles;
 use crate::tasks::Tasks;
@@ -97,13 +94,34 @@ impl Errand {
         }
     }
 
-    /// As it travels.
+    /// A stage that gives one record and has nothing to do.
+    pub(super) fn that_does_nothing(flow: &str) -> Self {
+        let config = [("sql".to_owned(), Tree::Text("select 1 as one".to_owned()))];
+        Self {
+            flow: flow.to_owned(),
+            pipeline: "remotes".to_owned(),
+            stage: "test".to_owned(),
+            kind: "core_logic".to_owned(),
+            config: Tree::Map(config.into()),
+            storages: Vec::new(),
+        }
+    }
+
+    /// What the far end is told first. Functions run in `folder` where that end has no other.
     ///
     /// # Errors
     /// `Bug`, where it cannot be written.
-    pub fn to_value(&self) -> Result<Value> {
-        serde_json::to_value(self)
-            .map_err(|error| Error::bug(format!("an errand cannot be written: {error}")))
+    pub(super) fn start(&self, folder: &Path) -> Result<Start> {
+        let unwritten = |error| Error::bug(format!("an errand cannot be written: {error}"));
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        Ok(Start {
+            version: frame::VERSION,
+            functions: Vec::new(),
+            folder: Some(folder.to_string_lossy().into_owned()),
+            limit: frame::FRAME_LIMIT,
+            heartbeat: None,
+            errand: Some(serde_json::to_value(self).map_err(unwritten)?),
+        })
     }
 
     /// As it arrives.
@@ -166,23 +184,12 @@ impl Errand {
             });
             return Err(Error::config(messages.collect::<Vec<_>>().join("; ")));
         };
-        let resources = Resources {
-            flow: self.flow.as_str().into(),
-            pipeline: self.pipeline.as_str().into(),
-            stage: self.stage.as_str().into(),
-            folder: folder.into(),
-            state_folder: folder.into(),
-            clock,
-            dice: Dice::from_system(),
-            http: HttpClients::default(),
-            storages,
-            positions: Positions::of(self.pipeline.as_str().into(), None),
-            functions: functions.clone(),
-            threads: FunctionThreads::default(),
-            workers: Workers::default(),
-            tasks,
-            stop: CancellationToken::new(),
-        };
+        let names = [
+            self.flow.as_str(),
+            self.pipeline.as_str(),
+            self.stage.as_str(),
+        ];
+        let resources = Resources::alone(names, folder, functions, storages, (clock, tasks));
         Ok(Opened {
             flow: Arc::clone(&resources.flow),
             pipeline: Arc::clone(&resources.pipeline),

@@ -1,27 +1,18 @@
 //! A stage whose calls run at the first place of a list that can be reached.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{OnceCell, Semaphore};
 use wiredflow_core::charge::{Activity, FunctionTime};
-use wiredflow_core::frame::{self, Start};
 use wiredflow_core::stage::{AnyStage, Cx, Emitter, Stage};
 use wiredflow_core::{Batch, Error, Result};
 
-use super::{Errand, Place, Remote};
+use super::{Errand, Place, Remote, START_WITHIN, WHOLE_STAGE};
 use crate::catalogue::{OpenStage, Prepared};
 use crate::observe::Workers;
 use crate::resources::Resources;
 use crate::worker::{Missed, Request, StageHost, Station};
-
-/// How long a place may take to become ready: the first time a program and code are copied there.
-const START_WITHIN: Duration = Duration::from_secs(300);
-
-/// The name of what is called: the whole stage.
-const WHOLE_STAGE: &str = "stage";
 
 /// A stage that `errand` describes and `prepared` opens here, with its calls run at these places.
 pub(super) fn prepare(places: Vec<Place>, errand: Errand, prepared: Prepared) -> Prepared {
@@ -176,17 +167,9 @@ impl There {
             slots,
             launch,
         } = remote;
-        let start = Start {
-            version: frame::VERSION,
-            functions: Vec::new(),
-            folder: Some(absolute(&resources.folder)),
-            limit: frame::FRAME_LIMIT,
-            heartbeat: None,
-            errand: Some(errand.to_value()?),
-        };
         let station = Station::new(
             launch(resources)?,
-            start,
+            errand.start(&resources.folder)?,
             START_WITHIN,
             Arc::new(StageHost::new(resources)),
             (resources.clock.outside(), resources.tasks.clone()),
@@ -237,9 +220,4 @@ impl There {
             }
         }
     }
-}
-
-fn absolute(folder: &Path) -> String {
-    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    folder.to_string_lossy().into_owned()
 }

@@ -99,6 +99,16 @@ impl Station {
         }
     }
 
+    /// Ends its process in good order and waits until it has gone.
+    pub(crate) async fn close(&self) {
+        let tenant = self.state.lock().await.tenant.take();
+        if let Some(tenant) = tenant
+            && let Some(process) = tenant.process.lock().await.take()
+        {
+            process.end().await;
+        }
+    }
+
     /// Begins a call. Dropping what it gives ends the call at the far end too.
     pub(crate) async fn call(&self, request: Request<'_>) -> Result<Called<'_>, Missed> {
         let tenant = self.tenant().await?;

@@ -175,6 +175,7 @@ fn start(folder: &Path, functions: Vec<Function>) -> Start {
         folder: Some(folder.to_str().unwrap().to_owned()),
         limit: FRAME_LIMIT,
         heartbeat: None,
+        errand: None,
     }
 }
 

@@ -6,3 +6,5 @@
     clippy::expect_used,
     reason = "tests"
 )]
+
+mod relay;

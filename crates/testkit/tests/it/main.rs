@@ -10,6 +10,7 @@ mod fault_proxy;
 mod flow;
 mod http;
 mod mosquitto;
+mod sshd;
 
 use std::time::Duration;
 

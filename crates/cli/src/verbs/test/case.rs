@@ -11,7 +11,9 @@ use wiredflow_core::storage::{Epoch, Query};
 use wiredflow_core::{Result, Value};
 use wiredflow_engine::check::{Checked, SystemLookup, check_node};
 use wiredflow_engine::clock::{Clock, Dice};
-use wiredflow_engine::fakes::{Outside, Seen, StageName, Streams, play, private_storages};
+use wiredflow_engine::fakes::{
+    Outside, Seen, StageName, Streams, all_here, play, private_storages,
+};
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, StoragePlan, TriggerPlan};
@@ -127,7 +129,7 @@ impl Subject<'_> {
     fn try_play(&self, case: &Case, differences: &mut Vec<Difference>) -> Result<(), String> {
         let home = tempfile::Builder::new().prefix("wiredflow-test-").tempdir();
         let home = home.map_err(|error| format!("cannot make a folder: {error}"))?;
-        let node = private_storages(&self.tree.node, &home.path().join("storages"));
+        let node = private_storages(&all_here(&self.tree.node), &home.path().join("storages"));
         let checked = self.check(&node, case);
         let (Some(plan), Some(flow)) = (checked.plan, checked.flow) else {
             let problem = checked

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use wiredflow_core::ErrorKind;
 use wiredflow_core::frame::{
     Call, Done, Ended, FRAME_LIMIT, Failure, Frame, Hello, Level, Load, Log, Output, Payload,
     decode, encode,
 };
+use wiredflow_core::{Error, ErrorKind};
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::tasks::Tasks;
 use wiredflow_engine::worker::{CallError, Client, Link, Loss, StartError};
@@ -64,6 +64,7 @@ fn output(id: u64, seq: u64, value: serde_json::Value) -> Frame {
         id,
         seq,
         batch: Some(Payload::One(value)),
+        params: None,
     })
 }
 
@@ -180,18 +181,12 @@ async fn calls_are_told_apart_by_their_ids_in_any_order() {
     far.say(output(b.id, 0, json!("of second"))).await;
     far.say(done(b.id)).await;
     assert_eq!(
-        second.next().await.unwrap().unwrap().values().next(),
+        second.next().await.unwrap().unwrap().batch.values().next(),
         Some(&json!("of second"))
     );
     assert!(second.next().await.unwrap().is_none());
-    far.say(Frame::Error(Failure {
-        id: Some(a.id),
-        kind: ErrorKind::Remote,
-        message: "away".to_owned(),
-        trace: None,
-        used: None,
-    }))
-    .await;
+    let away = Error::remote("away");
+    far.say(Frame::Error(Failure::of(Some(a.id), &away))).await;
     match first.next().await {
         Err(CallError::Failed(error)) => {
             assert_eq!((error.kind(), error.message()), (ErrorKind::Remote, "away"))
@@ -226,13 +221,7 @@ async fn a_breach_of_the_protocol_ends_all_calls_and_says_what_it_was() {
         ),
         (
             "gave up: tired",
-            vec![Frame::Error(Failure {
-                id: None,
-                kind: ErrorKind::Bug,
-                message: "tired".to_owned(),
-                trace: None,
-                used: None,
-            })],
+            vec![Frame::Error(Failure::of(None, &Error::bug("tired")))],
         ),
     ];
     for (part, frames) in breaches {

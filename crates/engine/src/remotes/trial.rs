@@ -1,0 +1,108 @@
+//! Trying a remote out: reaching it, and some round trips of a call that does nothing.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use wiredflow_core::frame::Level;
+use wiredflow_core::stage::BoxFuture;
+use wiredflow_core::storage::{Epoch, Loaded, Query};
+use wiredflow_core::{Batch, Error, Map, Result};
+
+use super::{Errand, Remote, START_WITHIN, WHOLE_STAGE};
+use crate::clock::Clock;
+use crate::functions::Functions;
+use crate::resources::Resources;
+use crate::storages::StorageHandles;
+use crate::tasks::Tasks;
+use crate::worker::{Missed, Request, Station, WorkerHost};
+
+/// How many round trips are made.
+const TRIPS: usize = 50;
+
+/// What a remote has shown.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// How long it took until the first call could be made.
+    pub ready: Duration,
+    /// What was said of the place meanwhile.
+    pub said: Vec<String>,
+    /// The round trips of calls that do nothing, the quickest first.
+    pub trips: Vec<Duration>,
+}
+
+/// Listens to what is said.
+#[derive(Debug, Default)]
+struct Ear(Mutex<Vec<String>>);
+
+impl WorkerHost for Ear {
+    fn load<'a>(&'a self, _: &'a str, _: Query) -> BoxFuture<'a, Result<Loaded>> {
+        Box::pin(async { Ok(Loaded::Nothing) })
+    }
+
+    fn save<'a>(&'a self, _: &'a str, _: Batch) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Err(Error::data("a trial saves nothing")) })
+    }
+
+    fn log(&self, _: Level, message: &str) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.push(message.to_owned());
+    }
+}
+
+impl Remote {
+    /// The name under `remotes`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reaches it for a flow of this name in this folder, calls it and lets go of it.
+    ///
+    /// # Errors
+    /// Why it cannot be reached or used: of kind `Config` where the user must change something.
+    pub async fn try_out(&self, flow: &str, folder: &Path, clock: &Clock) -> Result<Shown> {
+        let tasks = Tasks::default();
+        let errand = Errand::that_does_nothing(flow);
+        let resources = Resources::alone(
+            [flow, "remotes", "test"],
+            folder,
+            &Functions::default(),
+            StorageHandles::default(),
+            (clock.clone(), tasks.clone()),
+        );
+        let ear = Arc::new(Ear::default());
+        let station = Station::new(
+            (self.launch)(&resources)?,
+            errand.start(folder)?,
+            START_WITHIN,
+            Arc::clone(&ear) as Arc<dyn WorkerHost>,
+            (clock.clone(), tasks.clone()),
+        )?;
+        let begun = clock.monotonic();
+        let missed = |missed| match missed {
+            Missed::Away(error) | Missed::Failed(error) => error,
+        };
+        station.ready().await.map_err(missed)?;
+        let ready = clock.monotonic() - begun;
+        let mut trips = Vec::with_capacity(TRIPS);
+        for _ in 0..TRIPS {
+            let begun = clock.monotonic();
+            let request = Request {
+                function: WHOLE_STAGE,
+                params: &Map::new(),
+                batch: &Batch::default(),
+                attempt: 1,
+                epoch: Epoch::default(),
+                deadline: None,
+            };
+            let mut called = station.call(request).await.map_err(missed)?;
+            while called.next().await.map_err(missed)?.is_some() {}
+            trips.push(clock.monotonic() - begun);
+        }
+        trips.sort_unstable();
+        station.close().await;
+        tasks.abort();
+        let said = std::mem::take(&mut *ear.0.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(Shown { ready, said, trips })
+    }
+}
