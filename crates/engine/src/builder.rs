@@ -82,6 +82,14 @@ impl Flow {
         self
     }
 
+    /// Adds a place where stages can run: `component("ssh", json!({"host": "worker@10.0.0.7"}))`. A stage names it by
+    /// [`Component::option`]: `rust("score").option("remote", "big")`.
+    #[must_use]
+    pub fn remote(mut self, name: &str, place: Component) -> Self {
+        self.put("remotes", name, place.node());
+        self
+    }
+
     /// Links in a Rust function under a name, for `rust:` in a file or [`rust`] here.
     #[must_use]
     pub fn function(

@@ -20,12 +20,11 @@ const VERBS: &[&[&str]] = &[
     &["resume"],
     &["trigger"],
     &["logs"],
+    &["remotes", "test"],
 ];
 
 /// The verbs of the interface that are not.
-const LATER: &[&str] = &[
-    "advise", "simulate", "split", "apply", "node", "stop", "worker", "remotes",
-];
+const LATER: &[&str] = &["advise", "simulate", "split", "apply", "node", "stop"];
 
 #[test]
 fn the_help_of_every_verb_has_an_example_of_it() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
-use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal};
+use wiredflow_testkit::{FlowTest, HttpPeer, Mosquitto, Reply, Signal, Sshd};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -34,6 +34,16 @@ fn example(file: &str) -> PathBuf {
 }
 
 fn check(binary: impl AsRef<Path>, args: &[&str], expected: &Expected) {
+    check_at(binary, args, expected, |flow| flow);
+}
+
+/// The same with another flow file.
+fn check_at(
+    binary: impl AsRef<Path>,
+    args: &[&str],
+    expected: &Expected,
+    change: impl FnOnce(String) -> String,
+) {
     let broker = Mosquitto::start();
     broker
         .client()
@@ -52,9 +62,9 @@ fn check(binary: impl AsRef<Path>, args: &[&str], expected: &Expected) {
         .env("LETTERS_URL", &letters.url("/"))
         .env("BROKER", &broker.address())
         .env("EXAMPLE", "complex_service");
-    for file in ["flow.yaml", "logic.py"] {
-        test.file(file, &std::fs::read_to_string(example(file)).unwrap());
-    }
+    let text = |file: &str| std::fs::read_to_string(example(file)).unwrap();
+    test.file("flow.yaml", &change(text("flow.yaml")));
+    test.file("logic.py", &text("logic.py"));
 
     let running = test.spawn(args);
     let message = &sent.wait_for(1, SOON)[0];
@@ -104,6 +114,29 @@ fn the_complex_service_subtracts_for_a_lowercase_letter() {
         env!("CARGO_BIN_EXE_wiredflow"),
         &["run", "flow.yaml", "--json"],
         &LOWER,
+    );
+}
+
+#[test]
+fn the_complex_service_with_its_logic_on_another_machine_does_the_same() {
+    let sshd = Sshd::start();
+    let logic = "order_and_calculate\"}\n";
+    let change = |flow: String| {
+        assert_eq!(flow.matches(logic).count(), 1);
+        // One line more, and what it names.
+        let flow = flow.replace(logic, &format!("{logic}        remote: big\n"));
+        format!("{flow}remotes:\n  big: {{ssh: {{{}}}}}\n", sshd.route())
+    };
+    let args = ["run", "flow.yaml", "--json"];
+    check_at(env!("CARGO_BIN_EXE_wiredflow"), &args, &UPPER, change);
+    wiredflow_testkit::wait_until(SOON, || sshd.processes("worker").is_empty());
+    assert!(
+        sshd.cache()
+            .join("wiredflow/code")
+            .read_dir()
+            .unwrap()
+            .next()
+            .is_some()
     );
 }
 

@@ -153,11 +153,11 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         |key: &str| format!("{key}\npipelines: {{p: {{once: true, stages: [{{store: json}}]}}}}");
     let later = [
         flow("engine: nats://localhost"),
-        flow("remotes: {own: {process: {cpu: 1}}}"),
+        flow("remotes: {own: {workers: {engine: \"nats://localhost\"}}}"),
         flow("storages: {s: {postgres: {}}}"),
         pipeline("isolation: process"),
         "pipelines: {p: {source: {link: x}, stages: [{store: json}]}}".to_owned(),
-        stage("{store: json, remote: big}"),
+        "remotes: {own: {process: {}}}\npipelines: {p: {once: true, stages: [{send: {mqtt: {broker: a, topic: b}}, remote: own}]}}".to_owned(),
         stage("{store: json, pure: true}"),
         stage("{store: json, keyed: id}"),
         stage("{store: json, pinned: true}"),

@@ -118,7 +118,7 @@ fn while_the_cable_is_out_nothing_goes_on_and_nothing_ends() {
 #[test]
 fn who_is_away_refuses_until_it_comes_back_and_what_it_had_started_goes_on() {
     let mut sshd = Sshd::start();
-    let sleeper = begin(&sshd, &format!("{ABOVE} sleep 1000"));
+    let sleeper = begin(&sshd, &format!("{ABOVE} exec sleep 1000"));
     let above = words(&sshd, "above");
     wait_until(SOON, || !sshd.processes("sleep").is_empty());
     let started = sshd.processes("sleep");
@@ -127,7 +127,7 @@ fn who_is_away_refuses_until_it_comes_back_and_what_it_had_started_goes_on() {
     assert!(above.iter().all(|number| !runs(number)));
     let ended = sleeper.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(255));
-    check_fails(&sshd, "closed");
+    check_fails(&sshd, "kex_exchange_identification");
     assert_eq!(sshd.processes("sleep"), started);
 
     sshd.come_back();
