@@ -85,8 +85,8 @@ impl Flow {
     /// Adds a place where stages can run: `component("ssh", json!({"host": "worker@10.0.0.7"}))`. A stage names it by
     /// [`Component::option`]: `rust("score").option("remote", "big")`.
     #[must_use]
-    pub fn remote(mut self, name: &str, place: Component) -> Self {
-        self.put("remotes", name, place.node());
+    pub fn remote(mut self, name: &str, place: impl Into<Component>) -> Self {
+        self.put("remotes", name, place.into().node());
         self
     }
 
