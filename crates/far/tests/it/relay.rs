@@ -25,7 +25,7 @@ async fn each_byte_arrives_once_and_in_order_over_connections_that_break() {
     let mut breaks = 0;
     for round in 0..12 {
         let (there, back) = (
-            bytes(chance.below(3 << 20), round),
+            bytes((1 << 20) + chance.below(2 << 20), round),
             bytes(chance.below(1 << 20), round + 7),
         );
         let (near, far) = (
@@ -49,17 +49,22 @@ async fn each_byte_arrives_once_and_in_order_over_connections_that_break() {
             };
         let carry = async {
             loop {
-                let (left, right) = duplex(1 + chance.below(128 << 10));
+                let (left, near_wire) = duplex(1 + chance.below(64 << 10));
+                let (right, far_wire) = duplex(1 + chance.below(64 << 10));
                 let ((left_read, left_write), (right_read, right_write)) =
                     (split(left), split(right));
-                let patience = Duration::from_micros(chance.below(20_000) as u64);
-                let near = near.carry(&mut near_in, &mut near_out, left_read, left_write);
-                let far = far.carry(&mut far_in, &mut far_out, right_read, right_write);
+                let ((near_read, mut near_write), (far_read, mut far_write)) =
+                    (split(near_wire), split(far_wire));
+                let (mut there, mut back) = (
+                    near_read.take(chance.below(512 << 10) as u64),
+                    far_read.take(chance.below(512 << 10) as u64),
+                );
                 tokio::select! {
-                    carried = near => panic!("{carried:?}"),
-                    carried = far => panic!("{carried:?}"),
-                    // The connection breaks, for both and in the middle of anything.
-                    () = tokio::time::sleep(patience) => breaks += 1,
+                    carried = near.carry(&mut near_in, &mut near_out, left_read, left_write) => panic!("{carried:?}"),
+                    carried = far.carry(&mut far_in, &mut far_out, right_read, right_write) => panic!("{carried:?}"),
+                    // After so many bytes one way or the other the connection breaks, in the middle of anything.
+                    _ = tokio::io::copy(&mut there, &mut far_write) => breaks += 1,
+                    _ = tokio::io::copy(&mut back, &mut near_write) => breaks += 1,
                 }
             }
         };
@@ -76,7 +81,7 @@ async fn each_byte_arrives_once_and_in_order_over_connections_that_break() {
         };
         assert!(got_there == there && got_back == back, "round {round}");
     }
-    assert!(breaks > 0);
+    assert!(breaks > 12, "{breaks}");
 }
 
 /// Carries over one connection until the near side is done.
