@@ -53,6 +53,7 @@ struct Details {
     retry_after: Option<Duration>,
     record: Option<usize>,
     is_limit: bool,
+    is_unsent: bool,
 }
 
 impl Error {
@@ -106,6 +107,13 @@ impl Error {
         self
     }
 
+    /// Says that nobody has got anything of the request: another peer may be asked without having it done twice.
+    #[must_use]
+    pub fn as_unsent(mut self) -> Self {
+        self.details_mut().is_unsent = true;
+        self
+    }
+
     /// Names the one record (its index in the batch) that could not be handled, so that the engine
     /// can set it aside and go on with the others. No record of the batch may have been handled.
     #[must_use]
@@ -156,6 +164,13 @@ impl Error {
         self.details
             .as_ref()
             .is_some_and(|details| details.is_limit)
+    }
+
+    /// Whether nobody has got anything of the request.
+    pub fn is_unsent(&self) -> bool {
+        self.details
+            .as_ref()
+            .is_some_and(|details| details.is_unsent)
     }
 
     /// The trace of the user's code, if there is one.

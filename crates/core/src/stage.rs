@@ -78,7 +78,33 @@ pub struct Cx {
     pub charge: Arc<dyn Charge>,
 }
 
+/// Charges nothing.
+struct NoCharge;
+
+impl Charge for NoCharge {
+    fn enter(&self, _: Activity) -> Activity {
+        Activity::Overhead
+    }
+}
+
 impl Cx {
+    /// That of a first call outside any run: `names` are those of its flow, its pipeline and its stage. Its time is
+    /// charged to nobody.
+    pub fn alone([flow, pipeline, stage]: [&str; 3]) -> Self {
+        Self {
+            flow: flow.into(),
+            pipeline: pipeline.into(),
+            stage: stage.into(),
+            params: Params::default(),
+            attempt: 1,
+            epoch: Epoch::default(),
+            marks: None,
+            keys: None,
+            deadline: None,
+            charge: Arc::new(NoCharge),
+        }
+    }
+
     /// Charges the time that `work` takes to an activity, then goes back to what was charged before.
     pub async fn spend<T>(&self, activity: Activity, work: impl Future<Output = T>) -> T {
         let before = self.charge.enter(activity);

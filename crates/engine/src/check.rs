@@ -353,7 +353,10 @@ fn prepare_stage(
         return None;
     };
     warn_of_idle_processes(config, cx);
-    let prepared = inside(&config.kind, cx, |cx| (entry.prepare)(&config.config, cx));
+    let prepared = inside(&config.kind, cx, |cx| {
+        let elsewhere = remotes::without_function(config, remotes, cx);
+        elsewhere.or_else(|| (entry.prepare)(&config.config, cx))
+    });
     let prepared = remotes::place(config, prepared?, remotes, cx)?;
     let mut policy = config.policy.clone();
     if !prepared.required {

@@ -3,7 +3,10 @@
 //! A remote says how its near end is started: a process that speaks the worker protocol, and at whose far end the
 //! stage itself is opened from an [`Errand`]. All else is the same for all of them: fallbacks, slots, restarts.
 
+mod airflow;
+mod caller;
 mod errand;
+mod http;
 mod process;
 mod ssh;
 mod stage;
@@ -15,15 +18,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use wiredflow_core::Result;
 use wiredflow_core::config::{FlowConfig, LOCAL, RemoteConfig, RemoteName, StageConfig};
 use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::{Config, FromNode, Reading};
 use wiredflow_core::node::Node;
 use wiredflow_core::problem::possible;
+use wiredflow_core::stage::{Cx, Emitter, Stage};
+use wiredflow_core::{Batch, Error, Result, Value, config};
 
-use crate::catalogue::{Card, CheckCx, Prepared};
+use crate::catalogue::{Card, CheckCx, Prepared, Work};
 use crate::check::unknown;
+use crate::logic;
 use crate::resources::Resources;
 use crate::worker::Launch;
 
@@ -33,12 +38,14 @@ pub use trial::Shown;
 
 /// All remotes.
 pub const REMOTES: &[RemoteEntry] = &[
+    RemoteEntry::calls::<airflow::Airflow>(),
+    RemoteEntry::calls::<http::Http>(),
     RemoteEntry::of::<process::Process>(),
     RemoteEntry::of::<ssh::Ssh>(),
 ];
 
 /// Words of the interface that have no component yet.
-const LATER: [&str; 4] = ["workers", "http", "airflow", "slurm"];
+const LATER: [&str; 2] = ["workers", "slurm"];
 
 /// The stages that can run elsewhere.
 const MOVABLE: [&str; 3] = ["core_logic", "configuration", "http"];
@@ -74,6 +81,28 @@ pub trait RemoteKind: Sized + Send + Sync + 'static {
     fn launch(config: &Self::Config, name: &str, resources: &Resources) -> Result<Launch>;
 }
 
+/// A kind of remote that has code of its own: it takes whole calls.
+pub(crate) trait CallerKind: caller::Caller + Sized {
+    /// See [`RemoteKind::NAME`].
+    const NAME: &'static str;
+    /// See [`RemoteKind::EXAMPLE`].
+    const EXAMPLE: &'static str;
+    /// See [`RemoteKind::Config`].
+    type Config: Config + Clone + Send + Sync;
+
+    /// See [`RemoteKind::check`].
+    fn check(_config: &Self::Config, _node: &Node, _cx: &mut CheckCx<'_>) {}
+
+    /// See [`RemoteKind::slots`].
+    fn slots(config: &Self::Config) -> usize;
+
+    /// What has calls of a stage done. Connects nowhere.
+    ///
+    /// # Errors
+    /// `Config`, as when a stage is opened.
+    fn open(config: &Self::Config, resources: &Resources) -> Result<Self>;
+}
+
 /// A remote's line in the catalogue.
 #[derive(Clone, Copy, Debug)]
 pub struct RemoteEntry {
@@ -88,26 +117,28 @@ impl RemoteEntry {
         fn prepare<K: RemoteKind>(remote: &RemoteConfig, cx: &mut CheckCx<'_>) -> Option<Remote> {
             let config = K::Config::from_node(&remote.config, cx.reading)?;
             K::check(&config, &remote.config, cx);
-            let name: Arc<str> = remote.name.as_str().into();
             let slots = K::slots(&config);
-            if !(1..=1024).contains(&slots) {
-                let span = remote
-                    .config
-                    .entry("slots")
-                    .map_or(remote.span, |entry| entry.span);
-                cx.reading
-                    .error(span, "expected a whole number from 1 to 1024");
-                return None;
-            }
-            let launch = {
-                let name = Arc::clone(&name);
-                move |resources: &Resources| K::launch(&config, &name, resources)
+            let name = remote.name.clone();
+            let launch = move |resources: &Resources| K::launch(&config, &name, resources);
+            Remote::new(remote, slots, Way::Channel(Arc::new(launch)), cx)
+        }
+        Self {
+            card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),
+            prepare: prepare::<K>,
+        }
+    }
+
+    /// The line of a kind that has code of its own.
+    pub(crate) const fn calls<K: CallerKind>() -> Self {
+        fn prepare<K: CallerKind>(remote: &RemoteConfig, cx: &mut CheckCx<'_>) -> Option<Remote> {
+            let config = K::Config::from_node(&remote.config, cx.reading)?;
+            K::check(&config, &remote.config, cx);
+            let slots = K::slots(&config);
+            let open = move |resources: &Resources| {
+                let caller = K::open(&config, resources)?;
+                Ok(Box::new(caller) as Box<dyn caller::Caller>)
             };
-            Some(Remote {
-                name,
-                slots: Arc::new(Semaphore::new(slots)),
-                launch: Arc::new(launch),
-            })
+            Remote::new(remote, slots, Way::Calls(Arc::new(open)), cx)
         }
         Self {
             card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),
@@ -119,18 +150,51 @@ impl RemoteEntry {
 /// A checked remote, shared by all stages that name it. A cheap clone.
 #[derive(Clone)]
 pub struct Remote {
-    pub(crate) name: Arc<str>,
+    name: Arc<str>,
     /// The calls that it takes at once, of all stages together.
     slots: Arc<Semaphore>,
-    launch: Arc<Launcher>,
+    way: Way,
+}
+
+/// How calls get there.
+#[derive(Clone)]
+enum Way {
+    /// By a process that speaks the worker protocol: the stage runs at its far end.
+    Channel(Arc<Launcher>),
+    /// As a whole: it has code of its own.
+    Calls(Arc<Opener>),
 }
 
 /// What starts a remote's near end for a stage.
 type Launcher = dyn Fn(&Resources) -> Result<Launch> + Send + Sync;
 
+/// What opens what has calls of a stage done.
+type Opener = dyn Fn(&Resources) -> Result<Box<dyn caller::Caller>> + Send + Sync;
+
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Remote({})", self.name)
+    }
+}
+
+impl Remote {
+    fn new(config: &RemoteConfig, slots: usize, way: Way, cx: &mut CheckCx<'_>) -> Option<Self> {
+        if !(1..=1024).contains(&slots) {
+            let entry = config.config.entry("slots");
+            let span = entry.map_or(config.span, |entry| entry.span);
+            cx.reading
+                .error(span, "expected a whole number from 1 to 1024");
+            return None;
+        }
+        Some(Self {
+            name: config.name.as_str().into(),
+            slots: Arc::new(Semaphore::new(slots)),
+            way,
+        })
+    }
+
+    fn has_own_code(&self) -> bool {
+        matches!(self.way, Way::Calls(_))
     }
 }
 
@@ -187,8 +251,57 @@ pub(crate) fn place(
         return None;
     }
     let places = places(named, cx.flow, remotes, cx.reading)?;
+    let with_code = |place: &Place| matches!(place, Place::There(remote) if remote.has_own_code());
+    if kind != "core_logic" && places.iter().any(with_code) {
+        let what = format!("{kind}` at a remote that has code of its own");
+        cx.reading.error(
+            first.span,
+            not_built_yet(&what).replace("own` is", "own is"),
+        );
+        return None;
+    }
     let errand = Errand::of(config, cx);
     Some(stage::prepare(places, errand, prepared))
+}
+
+/// A stage all of whose places have code of their own, and that names no function: its `params` are its calls'.
+pub(crate) fn without_function(
+    config: &StageConfig,
+    remotes: &Remotes,
+    cx: &mut CheckCx<'_>,
+) -> Option<Prepared> {
+    let named = &config.policy.remote;
+    let own = |place: &RemoteName| remotes.get(&place.name).is_some_and(Remote::has_own_code);
+    let needs_none = config.kind == "core_logic"
+        && !named.is_empty()
+        && named.iter().all(own)
+        && !logic::is_function(&config.config);
+    if !needs_none {
+        return None;
+    }
+    let elsewhere = |_: Resources| async {
+        Err::<Nothing, _>(Error::bug("a stage without a function was opened here"))
+    };
+    WithoutFunction::from_node(&config.config, cx.reading)?;
+    Some(Prepared::new(Work::Function, elsewhere))
+}
+
+config! {
+    /// The keys of a core logic that a remote does by code of its own.
+    struct WithoutFunction {
+        /// Arguments, by name.
+        params: Option<Value>,
+    }
+}
+
+/// No stage.
+#[derive(Debug)]
+struct Nothing;
+
+impl Stage for Nothing {
+    async fn run(&self, _: &Batch, _: &mut Emitter<'_>, _: &Cx) -> Result<()> {
+        Err(Error::bug("a stage without a function was called here"))
+    }
 }
 
 fn places(

@@ -125,10 +125,13 @@ impl Test {
 fn told(shown: &Shown) -> String {
     let ready = shown.ready.as_secs_f64();
     let trips = &shown.trips;
-    let (middle, slow) = (at(trips, 50), at(trips, 99));
-    let mut text = format!(
-        "ready after {ready:.1} s; a call and back {middle:.2} ms (p50), {slow:.2} ms (p99)"
-    );
+    let mut text = format!("ready after {ready:.1} s");
+    if !trips.is_empty() {
+        let (middle, slow) = (at(trips, 50), at(trips, 99));
+        text.push_str(&format!(
+            "; a call and back {middle:.2} ms (p50), {slow:.2} ms (p99)"
+        ));
+    }
     for line in &shown.said {
         text.push_str("\n   ");
         text.push_str(&printable_lines(line, "   "));

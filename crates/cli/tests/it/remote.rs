@@ -1,5 +1,6 @@
 //! Stages that run elsewhere: in another process, and on another machine over a real sshd.
 
+mod asked;
 mod broken;
 mod refused;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use encoding_rs::Encoding;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use reqwest::{Response, StatusCode};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use wiredflow_core::units::format_size;
@@ -86,6 +86,31 @@ impl Answer {
         // What came within the time is used.
         drop(tokio::time::timeout(PATIENCE, reading).await);
         body
+    }
+
+    /// Its status: of success, or one that was waited for.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// A header's text.
+    pub fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as one JSON document; null where it has none.
+    pub fn into_value(self) -> Result<Value> {
+        if self.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        let text = self.text();
+        json::parse(text.as_bytes(), usize::MAX).map_err(|why| {
+            let kind = self.kind();
+            Error::data(format!(
+                "{}: the answer ({kind}) cannot be read: {why}",
+                self.place
+            ))
+        })
     }
 
     /// How many bytes the body has.

@@ -84,7 +84,12 @@ pub(super) fn transport(error: &reqwest::Error, place: &str, connect: Duration) 
     } else {
         format!("no answer: {}", words(error))
     };
-    Error::remote(format!("{place}: {message}"))
+    let found = Error::remote(format!("{place}: {message}"));
+    // Without a connection nothing of the request has left.
+    match error.is_connect() || error.is_dns() {
+        true => found.as_unsent(),
+        false => found,
+    }
 }
 
 /// The error of an address that may not be asked.

@@ -53,6 +53,24 @@ pub struct Target<'a> {
     pub allow_hosts: &'a [AllowedHost],
 }
 
+/// No pairs at all.
+static NO_QUERY: Pairs<Vec<Secret>> = Pairs(Vec::new());
+static NO_HEADERS: Pairs<Secret> = Pairs(Vec::new());
+
+impl<'a> Target<'a> {
+    /// An address alone.
+    pub fn plain(url: &'a str, tls: Option<&'a TlsKeys>) -> Self {
+        Self {
+            url,
+            query: &NO_QUERY,
+            headers: &NO_HEADERS,
+            auth: None,
+            tls,
+            allow_hosts: &[],
+        }
+    }
+}
+
 impl Target<'_> {
     /// Reports what the types alone cannot say. `node` is the config.
     pub fn check(&self, node: &Node, cx: &mut CheckCx<'_>) {

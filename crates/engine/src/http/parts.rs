@@ -91,6 +91,7 @@ impl Parts {
             headers,
             body: None,
             reach: self.reach.clone(),
+            also: &[],
         };
         match &self.body {
             None => request,

@@ -55,6 +55,8 @@ pub struct Request {
     pub body: Option<Bytes>,
     /// How far it may go.
     pub reach: Reach,
+    /// What is an answer too, beside success.
+    pub also: &'static [StatusCode],
 }
 
 impl fmt::Debug for Request {
@@ -90,6 +92,14 @@ impl HttpClient {
         self.spend(sending, request, cx).await
     }
 
+    /// Tells a peer something that needs no answer: whether it was heard is not known.
+    pub async fn tell(&self, request: &Request) {
+        drop(
+            self.reach(request, Redirects::KeepBody, self.pool.limits.idle)
+                .await,
+        );
+    }
+
     async fn spend<T>(
         &self,
         work: impl Future<Output = Result<T>>,
@@ -123,7 +133,7 @@ impl HttpClient {
                 continue;
             }
             let status = response.status();
-            if status.is_success() {
+            if status.is_success() || request.also.contains(&status) {
                 return Ok(Reached {
                     response,
                     place,
@@ -219,6 +229,7 @@ impl Request {
             headers,
             body,
             reach: self.reach.clone(),
+            also: self.also,
         }))
     }
 }

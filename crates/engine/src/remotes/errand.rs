@@ -11,7 +11,7 @@ use wiredflow_core::frame::{self, Start};
 use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::problem::any_error;
 use wiredflow_core::stage::AnyStage;
-use wiredflow_core::{Error, Result, Value};
+use wiredflow_core::{Error, Map, Result, Value};
 
 use crate::catalogue::{CheckCx, Work};
 use crate::check::storages;
@@ -104,6 +104,18 @@ impl Errand {
             kind: "core_logic".to_owned(),
             config: Tree::Map(config.into()),
             storages: Vec::new(),
+        }
+    }
+
+    /// The stage's own params.
+    pub(super) fn params(&self) -> Map {
+        let Tree::Map(entries) = &self.config else {
+            return Map::new();
+        };
+        let params = entries.iter().find(|(key, _)| key == "params");
+        match params.map(|(_, params)| params.node().to_value()) {
+            Some(Value::Object(params)) => params,
+            _ => Map::new(),
         }
     }
 

@@ -8,7 +8,8 @@ use wiredflow_core::charge::{Activity, FunctionTime};
 use wiredflow_core::stage::{AnyStage, Cx, Emitter, Stage};
 use wiredflow_core::{Batch, Error, Result};
 
-use super::{Errand, Place, Remote, START_WITHIN, WHOLE_STAGE};
+use super::caller::Calls;
+use super::{Errand, Place, Remote, START_WITHIN, WHOLE_STAGE, Way};
 use crate::catalogue::{OpenStage, Prepared};
 use crate::observe::Workers;
 use crate::resources::Resources;
@@ -49,7 +50,13 @@ struct Here {
 struct There {
     name: Arc<str>,
     slots: Arc<Semaphore>,
-    station: Station,
+    by: By,
+}
+
+/// How calls get there.
+enum By {
+    Station(Station),
+    Calls(Calls),
 }
 
 impl fmt::Debug for OpenPlace {
@@ -134,7 +141,10 @@ impl OpenPlace {
     async fn ready(&self) -> Result<(), Missed> {
         match self {
             Self::Here(here) => here.opened().await.map(drop).map_err(Missed::Failed),
-            Self::There(there) => there.station.ready().await,
+            Self::There(there) => match &there.by {
+                By::Station(station) => station.ready().await,
+                By::Calls(_) => Ok(()),
+            },
         }
     }
 
@@ -162,22 +172,25 @@ impl Here {
 
 impl There {
     fn new(remote: &Remote, errand: &Errand, resources: &Resources) -> Result<Self> {
-        let Remote {
-            name,
-            slots,
-            launch,
-        } = remote;
-        let station = Station::new(
-            launch(resources)?,
-            errand.start(&resources.folder)?,
-            START_WITHIN,
-            Arc::new(StageHost::new(resources)),
-            (resources.clock.outside(), resources.tasks.clone()),
-        )?;
+        let Remote { name, slots, way } = remote;
+        let by = match way {
+            Way::Channel(launch) => By::Station(Station::new(
+                launch(resources)?,
+                errand.start(&resources.folder)?,
+                START_WITHIN,
+                Arc::new(StageHost::new(resources)),
+                (resources.clock.outside(), resources.tasks.clone()),
+            )?),
+            Way::Calls(open) => By::Calls(Calls::new(
+                open(resources)?,
+                errand.params(),
+                resources.dice.clone(),
+            )),
+        };
         Ok(Self {
             name: Arc::clone(name),
             slots: Arc::clone(slots),
-            station,
+            by,
         })
     }
 
@@ -189,6 +202,19 @@ impl There {
                 slot.map_err(|_| Missed::Failed(Error::bug("the slots are closed")))?
             }
         };
+        let station = match &self.by {
+            By::Station(station) => station,
+            By::Calls(calls) => {
+                // Who does it says not what of the time was computing: to the flow all of it is waiting.
+                let called = cx.spend(Activity::External, calls.call(batch, cx)).await;
+                drop(slot);
+                let output = called.map_err(|error| match error.is_unsent() {
+                    true => Missed::Away(error),
+                    false => Missed::Failed(error),
+                })?;
+                return out.emit(output).await.map_err(Missed::Failed);
+            }
+        };
         let request = Request {
             function: WHOLE_STAGE,
             params: &cx.params,
@@ -198,7 +224,7 @@ impl There {
             deadline: cx.deadline,
         };
         // What lies between here and there, and the start of what works there, is not the stage's own time.
-        let called = cx.spend(Activity::Overhead, self.station.call(request));
+        let called = cx.spend(Activity::Overhead, station.call(request));
         let mut called = called.await?;
         let time = FunctionTime::begin(&cx.charge);
         loop {

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use wiredflow_core::frame::Level;
-use wiredflow_core::stage::BoxFuture;
+use wiredflow_core::stage::{BoxFuture, Cx};
 use wiredflow_core::storage::{Epoch, Loaded, Query};
 use wiredflow_core::{Batch, Error, Map, Result};
 
-use super::{Errand, Remote, START_WITHIN, WHOLE_STAGE};
+use super::{Errand, Remote, START_WITHIN, WHOLE_STAGE, Way};
 use crate::clock::Clock;
 use crate::functions::Functions;
 use crate::resources::Resources;
@@ -27,7 +27,7 @@ pub struct Shown {
     pub ready: Duration,
     /// What was said of the place meanwhile.
     pub said: Vec<String>,
-    /// The round trips of calls that do nothing, the quickest first.
+    /// The round trips of calls that do nothing, the quickest first; none at one that cannot do nothing.
     pub trips: Vec<Duration>,
 }
 
@@ -71,8 +71,22 @@ impl Remote {
             (clock.clone(), tasks.clone()),
         );
         let ear = Arc::new(Ear::default());
+        let launch = match &self.way {
+            Way::Channel(launch) => launch,
+            Way::Calls(open) => {
+                let begun = clock.monotonic();
+                let said = open(&resources)?
+                    .look(&Cx::alone([flow, "remotes", "test"]))
+                    .await?;
+                return Ok(Shown {
+                    ready: clock.monotonic() - begun,
+                    said: vec![said],
+                    trips: Vec::new(),
+                });
+            }
+        };
         let station = Station::new(
-            (self.launch)(&resources)?,
+            launch(&resources)?,
             errand.start(folder)?,
             START_WITHIN,
             Arc::clone(&ear) as Arc<dyn WorkerHost>,

@@ -1,0 +1,430 @@
+//! `airflow`: a DAG of Apache Airflow does the work of a stage, a run of it for each call.
+//!
+//! The REST API is that of Airflow 3 (`/api/v2`) or 2 (`/api/v1`). A run has the call's name, so that one that was started
+//! though its answer was lost is found again (409).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use wiredflow_core::charge::Activity;
+use wiredflow_core::node::Node;
+use wiredflow_core::secret::Secret;
+use wiredflow_core::stage::{BoxFuture, Cx};
+use wiredflow_core::{Batch, Error, ErrorKind, Result, Value, config, words};
+
+use super::caller::{Caller, Order};
+use super::{CallerKind, SLOTS};
+use crate::catalogue::CheckCx;
+use crate::clock::Clock;
+use crate::http::{Auth, Basic, HttpClient, JSON, Request, Target};
+use crate::resources::Resources;
+use crate::tasks::Tasks;
+use crate::tls::{TlsKeys, warn_if_insecure};
+
+/// The longest answer, in bytes.
+const MOST: usize = wiredflow_core::frame::FRAME_LIMIT;
+
+/// How many lines of a task's log are told of one that has failed.
+const LINES: usize = 40;
+
+words! {
+    /// The version of Airflow's API.
+    pub enum Version {
+        /// Airflow 3.
+        V2 = "v2",
+        /// Airflow 2.
+        V1 = "v1",
+    }
+}
+
+config! {
+    /// How to log in to Airflow.
+    pub struct AirflowAuth {
+        /// The user's name.
+        username: Secret,
+        /// The password.
+        password: Secret,
+    }
+}
+
+config! {
+    /// A DAG of Apache Airflow: each call starts a run of it, with the call as `conf`, and what its task returns is what
+    /// the stage made.
+    pub struct AirflowConfig {
+        /// The address of Airflow, such as `http://airflow:8080`.
+        url: String,
+        /// The DAG.
+        dag: String,
+        /// The task whose return value is taken; left out, that of the task which ended last.
+        task: Option<String>,
+        /// How to log in: `{username, password}`.
+        auth: AirflowAuth,
+        /// The version of its API: `v2` is that of Airflow 3, `v1` that of Airflow 2.
+        api: Version = "v2",
+        /// Certificates: `{ca, cert, key}`; `{insecure: true}` takes any, for a trial.
+        tls: Option<TlsKeys>,
+        /// How often a run is asked how far it is.
+        poll: Duration = "2s",
+        /// How long a run may wait for its start.
+        queued: Duration = "10m",
+        /// Calls at once, of all stages together.
+        slots: Option<usize>,
+    }
+}
+
+/// See [`AirflowConfig`].
+#[derive(Debug)]
+pub(crate) struct Airflow(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: HttpClient,
+    /// A request to its root, without a login.
+    root: Request,
+    config: AirflowConfig,
+    /// What it is asked with, once it was given.
+    login: Mutex<Option<HeaderValue>>,
+    clock: Clock,
+    tasks: Tasks,
+}
+
+impl CallerKind for Airflow {
+    const NAME: &'static str = "airflow";
+    const EXAMPLE: &'static str = r#"airflow: {url: "http://airflow:8080", dag: heavy_scoring, auth: {username: u, password: "${env:AIRFLOW:-none}"}}"#;
+    type Config = AirflowConfig;
+
+    fn check(config: &AirflowConfig, node: &Node, cx: &mut CheckCx<'_>) {
+        target(config).check(node, cx);
+        let plain = |text: &str| {
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+        };
+        for (key, name) in [("dag", Some(&config.dag)), ("task", config.task.as_ref())] {
+            if let Some(name) = name.filter(|name| !plain(name)) {
+                let span = node.entry(key).map_or(node.span, |entry| entry.value.span);
+                let message = format!("`{}` cannot be the id of a {key}", name.escape_debug());
+                cx.reading.error(span, message);
+            }
+        }
+    }
+
+    fn slots(config: &AirflowConfig) -> usize {
+        config.slots.unwrap_or(SLOTS)
+    }
+
+    fn open(config: &AirflowConfig, resources: &Resources) -> Result<Self> {
+        let tls = config.tls.as_ref();
+        let client = resources
+            .http
+            .open(tls, &resources.folder, &resources.clock)?;
+        warn_if_insecure(tls, resources);
+        Ok(Self(Arc::new(Inner {
+            client,
+            root: target(config).parts()?.request(Method::GET),
+            config: config.clone(),
+            login: Mutex::default(),
+            clock: resources.clock.clone(),
+            tasks: resources.tasks.clone(),
+        })))
+    }
+}
+
+fn target(config: &AirflowConfig) -> Target<'_> {
+    Target::plain(&config.url, config.tls.as_ref())
+}
+
+impl Caller for Airflow {
+    fn call<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Batch>> {
+        Box::pin(self.have_done(order))
+    }
+
+    fn look<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let dag = &self.0.config.dag;
+            let found = self
+                .0
+                .ask(Method::GET, &format!("dags/{dag}"), None, &[], cx)
+                .await?;
+            Ok(match found["is_paused"].as_bool() {
+                Some(true) => {
+                    format!("Airflow answers; the DAG `{dag}` is paused, and its runs will wait")
+                }
+                _ => format!("Airflow answers, and has the DAG `{dag}`; it was not run"),
+            })
+        })
+    }
+}
+
+impl Airflow {
+    async fn have_done(&self, order: Order<'_>) -> Result<Batch> {
+        let inner = &self.0;
+        let dag = &inner.config.dag;
+        let mut run = serde_json::json!({"dag_run_id": order.id, "conf": order.document()});
+        if inner.config.api == Version::V2 {
+            run["logical_date"] = Value::Null;
+        }
+        let runs = format!("dags/{dag}/dagRuns");
+        // 409: it was started by an attempt whose answer was lost.
+        inner
+            .ask(
+                Method::POST,
+                &runs,
+                Some(&run),
+                &[StatusCode::CONFLICT],
+                order.cx,
+            )
+            .await?;
+        let place = format!("{runs}/{}", order.id);
+        let mut ends = Ends {
+            airflow: Arc::clone(inner),
+            place: place.clone(),
+            cx: order.cx.clone(),
+            is_over: false,
+        };
+        let ended = inner.follow(&place, order.cx).await;
+        ends.is_over = match &ended {
+            Ok(end) => *end != End::StillQueued,
+            // A run of which nothing is known goes on: the next attempt asks for the same.
+            Err(_) => true,
+        };
+        match ended? {
+            End::Success => inner.result(&place, order.cx).await,
+            End::Failed => Err(inner.failure(&place, order.cx).await),
+            End::StillQueued => Err(Error::data(format!(
+                "the run is still queued after {}: does Airflow's scheduler run, and is the DAG not paused?",
+                wiredflow_core::units::format_duration(inner.config.queued)
+            ))),
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Success,
+    Failed,
+    /// It has not started in time.
+    StillQueued,
+}
+
+impl Inner {
+    /// Waits until a run has ended.
+    async fn follow(&self, place: &str, cx: &Cx) -> Result<End> {
+        let begun = self.clock.monotonic();
+        let mut has_started = false;
+        loop {
+            cx.spend(Activity::External, self.clock.sleep(self.config.poll))
+                .await;
+            let run = self.ask(Method::GET, place, None, &[], cx).await?;
+            match run["state"].as_str() {
+                Some("success") => return Ok(End::Success),
+                Some("failed") => return Ok(End::Failed),
+                Some("running") => has_started = true,
+                // Also of a state that no version so far has.
+                _ if !has_started && self.clock.monotonic() - begun > self.config.queued => {
+                    return Ok(End::StillQueued);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What the task returned.
+    async fn result(&self, place: &str, cx: &Cx) -> Result<Batch> {
+        let task = match &self.config.task {
+            Some(task) => task.clone(),
+            None => {
+                let tasks = self.tasks_of(place, cx).await?;
+                let last = tasks
+                    .iter()
+                    .max_by_key(|task| task["end_date"].as_str().unwrap_or_default().to_owned());
+                let name = last.and_then(|task| task["task_id"].as_str());
+                name.ok_or_else(|| {
+                    Error::data("the run has no task that could have returned something")
+                })?
+                .to_owned()
+            }
+        };
+        let entry = format!("{place}/taskInstances/{task}/xcomEntries/return_value");
+        let found = self
+            .ask(Method::GET, &entry, None, &[StatusCode::NOT_FOUND], cx)
+            .await?;
+        Ok(match found.get("value").cloned() {
+            // Airflow 2 gives the text of what Python would print, or JSON.
+            Some(Value::String(text)) if self.config.api == Version::V1 => {
+                Batch::of_document(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+            }
+            Some(value) => Batch::of_document(value),
+            None => Batch::default(),
+        })
+    }
+
+    async fn tasks_of(&self, place: &str, cx: &Cx) -> Result<Vec<Value>> {
+        let mut tasks = self
+            .ask(
+                Method::GET,
+                &format!("{place}/taskInstances"),
+                None,
+                &[],
+                cx,
+            )
+            .await?;
+        match tasks["task_instances"].take() {
+            Value::Array(tasks) => Ok(tasks),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// A run that has failed, with the end of its task's log.
+    async fn failure(&self, place: &str, cx: &Cx) -> Error {
+        let tasks = self.tasks_of(place, cx).await.unwrap_or_default();
+        let failed = tasks.iter().find(|task| task["state"] == "failed");
+        let Some((task, name)) = failed.and_then(|task| Some((task, task["task_id"].as_str()?)))
+        else {
+            return Error::data(format!(
+                "the run of the DAG `{}` has failed",
+                self.config.dag
+            ));
+        };
+        let error = Error::data(format!(
+            "the task `{name}` of the DAG `{}` has failed",
+            self.config.dag
+        ));
+        let attempt = task["try_number"].as_u64().unwrap_or(1);
+        let log = format!("{place}/taskInstances/{name}/logs/{attempt}");
+        let Ok(log) = self
+            .ask(Method::GET, &log, None, &[StatusCode::NOT_FOUND], cx)
+            .await
+        else {
+            return error;
+        };
+        let lines: Vec<String> = match &log["content"] {
+            Value::Array(lines) => lines
+                .iter()
+                .map(|line| line["event"].as_str().unwrap_or_default().to_owned())
+                .collect(),
+            Value::String(text) => text.lines().map(str::to_owned).collect(),
+            _ => return error,
+        };
+        let last = &lines[lines.len().saturating_sub(LINES)..];
+        error.with_trace(last.join("\n"))
+    }
+
+    /// Asks once, and once more with a new login where the old one is refused.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        also: &'static [StatusCode],
+        cx: &Cx,
+    ) -> Result<Value> {
+        let mut is_new = false;
+        loop {
+            let login = self.login().filter(|_| !is_new);
+            let login = match login {
+                Some(login) => login,
+                None => {
+                    is_new = true;
+                    self.log_in(cx).await?
+                }
+            };
+            let version = self.config.api.word();
+            let mut request =
+                self.request(method.clone(), &format!("api/{version}/{path}"), body)?;
+            request.headers.insert(AUTHORIZATION, login);
+            request.also = also;
+            match self.client.ask(&request, MOST, cx).await {
+                // A token has its time.
+                Err(error) if error.kind() == ErrorKind::Config && !is_new => {
+                    self.keep_login(None);
+                }
+                Err(error) => return Err(error),
+                Ok(answer) => return answer.into_value(),
+            }
+        }
+    }
+
+    async fn log_in(&self, cx: &Cx) -> Result<HeaderValue> {
+        let AirflowAuth { username, password } = &self.config.auth;
+        let login = match self.config.api {
+            Version::V1 => Auth {
+                basic: Some(Basic {
+                    username: username.clone(),
+                    password: password.clone(),
+                }),
+                bearer: None,
+            }
+            .header()?,
+            Version::V2 => {
+                let body = serde_json::json!({"username": username.expose(), "password": password.expose()});
+                let request = self.request(Method::POST, "auth/token", Some(&body))?;
+                let answer = self.client.ask(&request, MOST, cx).await?.into_value()?;
+                let token = answer["access_token"].as_str();
+                let token = token
+                    .ok_or_else(|| Error::config("Airflow has answered a login without a token"))?;
+                let mut login = HeaderValue::from_str(&format!("Bearer {token}"))
+                    .map_err(|_| Error::config("Airflow has answered a login with an odd token"))?;
+                login.set_sensitive(true);
+                login
+            }
+        };
+        self.keep_login(Some(login.clone()));
+        Ok(login)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Request> {
+        let mut request = self.root.clone();
+        request.method = method;
+        let root = request.url.as_str().trim_end_matches('/');
+        request.url = Url::parse(&format!("{root}/{path}"))
+            .map_err(|error| Error::config(format!("`url` is no address: {error}")))?;
+        Ok(match body {
+            Some(body) => request.with_body(body.to_string(), JSON),
+            None => request,
+        })
+    }
+
+    fn login(&self) -> Option<HeaderValue> {
+        self.login
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn keep_login(&self, login: Option<HeaderValue>) {
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
+    }
+}
+
+/// Ends a run that nobody waits for any more.
+struct Ends {
+    airflow: Arc<Inner>,
+    place: String,
+    cx: Cx,
+    is_over: bool,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if self.is_over || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let (airflow, place) = (Arc::clone(&self.airflow), std::mem::take(&mut self.place));
+        let tasks = airflow.tasks.clone();
+        let cx = self.cx.clone();
+        tasks.spawn("cancel", async move {
+            let failed = serde_json::json!({"state": "failed"});
+            // One that cannot be told goes on for nobody.
+            drop(
+                airflow
+                    .ask(Method::PATCH, &place, Some(&failed), &[], &cx)
+                    .await,
+            );
+        });
+    }
+}
