@@ -3,6 +3,8 @@
 //! The REST API is that of Airflow 3 (`/api/v2`) or 2 (`/api/v1`). A run has the call's name, so that one that was started
 //! though its answer was lost is found again (409).
 
+mod log;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,9 +27,6 @@ use crate::tls::{TlsKeys, warn_if_insecure};
 
 /// The longest answer, in bytes.
 const MOST: usize = wiredflow_core::frame::FRAME_LIMIT;
-
-/// How many lines of a task's log are told of one that has failed.
-const LINES: usize = 40;
 
 words! {
     /// The version of Airflow's API.
@@ -302,16 +301,15 @@ impl Inner {
         else {
             return error;
         };
-        let lines: Vec<String> = match &log["content"] {
-            Value::Array(lines) => lines
-                .iter()
-                .map(|line| line["event"].as_str().unwrap_or_default().to_owned())
-                .collect(),
-            Value::String(text) => text.lines().map(str::to_owned).collect(),
-            _ => return error,
+        let told = log::read(&log["content"]);
+        let error = match told.exception {
+            Some(exception) => Error::data(format!("{}: {exception}", error.message())),
+            None => error,
         };
-        let last = &lines[lines.len().saturating_sub(LINES)..];
-        error.with_trace(last.join("\n"))
+        match told.lines.is_empty() {
+            true => error,
+            false => error.with_trace(told.lines.join("\n")),
+        }
     }
 
     /// Asks once, and once more with a new login where the old one is refused.

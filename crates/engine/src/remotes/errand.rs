@@ -94,15 +94,14 @@ impl Errand {
         }
     }
 
-    /// A stage that gives one record and has nothing to do.
+    /// A stage that has nothing to do.
     pub(super) fn that_does_nothing(flow: &str) -> Self {
-        let config = [("sql".to_owned(), Tree::Text("select 1 as one".to_owned()))];
         Self {
             flow: flow.to_owned(),
             pipeline: "remotes".to_owned(),
             stage: "test".to_owned(),
-            kind: "core_logic".to_owned(),
-            config: Tree::Map(config.into()),
+            kind: "drop".to_owned(),
+            config: Tree::List(vec![Tree::Text("nothing".to_owned())]),
             storages: Vec::new(),
         }
     }
