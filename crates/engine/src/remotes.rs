@@ -53,8 +53,9 @@ const MOVABLE: [&str; 3] = ["core_logic", "configuration", "http"];
 /// How many calls a remote works on at once, where the user says nothing.
 const SLOTS: usize = 4;
 
-/// How long a place may take to become ready: the first time a program and code are copied there.
-const START_WITHIN: Duration = Duration::from_secs(300);
+/// How long a place may take to become ready: the first time a program and code are copied there, and packages installed.
+/// Each of these steps has a limit of its own.
+const START_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// The name of what is called: the whole stage.
 const WHOLE_STAGE: &str = "stage";

@@ -45,6 +45,11 @@ impl Cache {
         self.code_folder().join(hash)
     }
 
+    /// Where a virtual environment lies.
+    pub(crate) fn venv(&self, name: &str) -> PathBuf {
+        self.0.join("venv").join(name)
+    }
+
     /// Where a session has its socket.
     pub(crate) fn session(&self, id: &str) -> PathBuf {
         self.run_folder().join(id)
@@ -60,7 +65,7 @@ impl Cache {
     /// taking theirs away.
     pub(crate) fn clean(&self, clock: &Clock) {
         let now = SystemTime::from(clock.now());
-        for folder in ["bin", "code"] {
+        for folder in ["bin", "code", "venv"] {
             for path in entries(&self.0.join(folder)) {
                 let used = fs::metadata(&path).and_then(|data| data.modified());
                 let age = used.ok().and_then(|used| now.duration_since(used).ok());

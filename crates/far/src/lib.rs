@@ -23,6 +23,7 @@ mod settle;
 mod ssh;
 mod stdio;
 mod storage;
+mod venv;
 mod voice;
 
 pub use cache::Cache;
@@ -35,3 +36,4 @@ pub use session::{Bridged, LEASE, Session, Setup, bridge, read_first};
 pub use settle::Found;
 pub use ssh::Refusal;
 pub use stdio::{Reader, Streams, Writer};
+pub use venv::Venv;

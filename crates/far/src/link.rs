@@ -16,9 +16,10 @@ use wiredflow_engine::worker::Parting;
 use crate::pack::{Pack, hex};
 use crate::relay::{Carried, Relay, Token};
 use crate::session::{LEASE, Setup, read_first};
-use crate::settle::{Program, settle};
+use crate::settle::{Program, make_venv, settle};
 use crate::ssh::{Refusal, Ssh, last_line};
 use crate::stdio::{Reader, Writer};
+use crate::venv::Venv;
 
 /// How long a broken connection is made again. A session notices within 10 seconds that it is alone, and ends when its
 /// lease is over: only after both may a call be tried again elsewhere.
@@ -71,22 +72,33 @@ async fn carry(
     token[8..].copy_from_slice(&dice.number().to_be_bytes());
     let mut env: BTreeMap<String, String> = host.env.iter().cloned().collect();
     env.insert("WIREDFLOW_PYTHON".to_owned(), host.python.clone());
-    let setup = Setup {
+    let mut setup = Setup {
         token: hex(&token),
         code: pack.hash().to_owned(),
+        venv: None,
         label: host.label.clone(),
         env,
         lease: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
     };
-    let python = host.python.clone();
+    let (python, folder) = (host.python.clone(), host.folder.clone());
     let ssh = Ssh::new(host, clock.clone())?;
     let settled = stop.run_until_cancelled(settle(&ssh, &program, &pack, &python));
     let Some(settled) = settled.await else {
         return Ok(());
     };
     // On standard error it is a line of the stage's log.
-    let line = format!("`{}` is {}\n", ssh.address(), settled?.told());
+    let found = settled?;
+    let line = format!("`{}` is {}\n", ssh.address(), found.told());
     tokio::io::stderr().write_all(line.as_bytes()).await?;
+    let venv = Venv::of(Path::new(&folder), pack.hash(), &python, &found.python);
+    if let Some(venv) = venv.map_err(|error| Refusal::wrong(error.message()))? {
+        let made = stop.run_until_cancelled(make_venv(&ssh, &program, &venv));
+        match made.await {
+            Some(made) => made?,
+            None => return Ok(()),
+        }
+        setup.venv = Some(venv.name().to_owned());
+    }
 
     let relay = Relay::new(token, clock.clone());
     let mut begun = Some(setup.to_bytes()?);

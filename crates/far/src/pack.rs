@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use wiredflow_core::{Error, Result};
 
 use crate::cache::{self, Cache};
+use crate::venv::REQUIREMENTS;
 
 /// The most that goes along, in bytes, and the most files.
 const MOST_BYTES: u64 = 256 << 20;
@@ -37,7 +38,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// The Python files of a folder and all below it, and `more` of its files and folders whole. What is hidden stays, but
+    /// The Python files of a folder and all below it, its `requirements.txt`, and `more` of its files and folders whole. What is hidden stays, but
     /// for what is named.
     ///
     /// # Errors
@@ -45,7 +46,9 @@ impl Pack {
     pub fn of(folder: &Path, more: &[String]) -> Result<Self> {
         let mut files = Vec::new();
         gather(folder, Path::new(""), 0, false, &mut files)?;
-        for name in more {
+        let requirements = REQUIREMENTS.to_owned();
+        let requirements = Some(&requirements).filter(|name| folder.join(name).is_file());
+        for name in more.iter().chain(requirements) {
             let path = folder.join(name);
             match path.is_dir() {
                 true => gather(folder, Path::new(name), 0, true, &mut files)?,

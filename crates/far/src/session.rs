@@ -44,6 +44,8 @@ pub struct Setup {
     pub token: String,
     /// The hash of the flow's code.
     pub code: String,
+    /// The virtual environment whose Python is taken, if there is one.
+    pub venv: Option<String>,
     /// What the process list shows.
     pub label: String,
     /// Variables for the stage's functions.
@@ -108,7 +110,7 @@ pub async fn bridge(
     if new {
         let setup: Setup = read_first(&mut input).await?;
         cache.clean(clock);
-        start(&folder, id, &setup, clock).await?;
+        start(&folder, id, &setup, (cache, clock)).await?;
     }
     let Ok(mut socket) = UnixStream::connect(folder.join("socket")).await else {
         return Ok(Bridged::Gone);
@@ -135,11 +137,21 @@ fn checked(id: &str) -> io::Result<&str> {
 }
 
 /// Starts a session and waits until it listens.
-async fn start(folder: &Path, id: &str, setup: &Setup, clock: &Clock) -> io::Result<()> {
+async fn start(
+    folder: &Path,
+    id: &str,
+    setup: &Setup,
+    (cache, clock): (&Cache, &Clock),
+) -> io::Result<()> {
     cache::make(folder)?;
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    command.envs(&setup.env);
+    if let Some(venv) = &setup.venv {
+        let python = cache.venv(checked(venv)?).join("bin/python");
+        command.env("WIREDFLOW_PYTHON", python);
+    }
+    let mut child = command
         .args(["worker", "--session", id, "--label", &setup.label])
-        .envs(&setup.env)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

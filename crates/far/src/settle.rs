@@ -8,9 +8,13 @@ use wiredflow_engine::worker::Parting;
 
 use crate::pack::{Pack, hex};
 use crate::ssh::{Refusal, Ssh, last_line};
+use crate::venv::Venv;
 
 /// How long a copy may take.
 const COPY: Duration = Duration::from_secs(240);
+
+/// How long packages may take to be installed.
+const INSTALL: Duration = Duration::from_secs(20 * 60);
 
 /// What the script that looks prints first.
 const MARK: &str = "WFPROBE1\n";
@@ -100,6 +104,22 @@ impl Found {
             },
         );
         format!("{system} on {machine}, {libc}, {python}, {space} MiB free; {copied}")
+    }
+}
+
+/// Has a virtual environment made over there, unless it is there.
+pub(crate) async fn make_venv(ssh: &Ssh, program: &Program, venv: &Venv) -> Result<(), Refusal> {
+    let request = serde_json::to_vec(venv).map_err(std::io::Error::from)?;
+    let output = ssh
+        .run_line(&program.line("--venv"), &request, INSTALL)
+        .await?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let said = last_line(&output.stderr).unwrap_or("it did not say why");
+            let said = said.strip_prefix(Parting::MARK).unwrap_or(said);
+            Err(Refusal::wrong(format!("`{}`: {said}", ssh.address())))
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use wiredflow_engine::clock::Clock;
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::worker::Parting;
 use wiredflow_far::{
-    Bridged, Cache, Ended, Limits, Pack, Refusal, Session, Streams, Surroundings, bridge, link,
-    serve,
+    Bridged, Cache, Ended, Limits, Pack, Refusal, Session, Streams, Surroundings, Venv, bridge,
+    link, serve,
 };
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -64,6 +64,10 @@ struct Part {
     /// Put the code on standard input in its place
     #[arg(long, value_name = "HASH")]
     unpack: Option<String>,
+
+    /// Make the virtual environment that standard input names
+    #[arg(long)]
+    venv: bool,
 }
 
 impl Worker {
@@ -73,6 +77,12 @@ impl Worker {
         if let Some(hash) = &part.unpack {
             let cache = Cache::of_user().map_err(wrong)?;
             Pack::unpack(hash, io::stdin().lock(), &cache).map_err(wrong)?;
+            return Ok(Exit::Done);
+        }
+        if part.venv {
+            let cache = Cache::of_user().map_err(wrong)?;
+            let venv: Venv = serde_json::from_reader(io::stdin().lock()).map_err(wrong)?;
+            venv.make(&cache, &clock).map_err(wrong)?;
             return Ok(Exit::Done);
         }
         if let Some(id) = &part.session {

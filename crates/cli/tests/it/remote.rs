@@ -375,3 +375,70 @@ fn another_place_takes_the_calls_of_one_that_is_away() {
     check_each_once(&test, 5);
     assert!(ran.stderr.contains("cannot be reached"), "{}", ran.stderr);
 }
+
+/// A package for Python, made by hand: a wheel is a zip file with a few names in it.
+const WHEEL: &str = r#"
+import zipfile
+with zipfile.ZipFile("tiny-1.0-py3-none-any.whl", "w") as wheel:
+    info = "tiny-1.0.dist-info/"
+    wheel.writestr("tiny.py", "ANSWER = 42\n")
+    wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr(info + "RECORD", f"tiny.py,,\n{info}METADATA,,\n{info}WHEEL,,\n{info}RECORD,,\n")
+"#;
+
+#[test]
+fn what_requirements_txt_names_is_installed_there_once() {
+    let sshd = Sshd::start();
+    let can = sshd.ssh("python3 -m venv $HOME/trial && rm -r $HOME/trial");
+    if !can.status.success() {
+        return wiredflow_testkit::skipped(
+            "packages are installed elsewhere",
+            "there is no python3-venv",
+        );
+    }
+    let test = tool();
+    test.file(
+        "logic.py",
+        "import tiny\ndef work(**params):\n    return {\"answer\": tiny.ANSWER}\n",
+    );
+    test.file(
+        "requirements.txt",
+        "--no-index\n./tiny-1.0-py3-none-any.whl\n",
+    );
+    test.file("wheel.py", WHEEL);
+    let made = std::process::Command::new("python3")
+        .arg("wheel.py")
+        .current_dir(test.folder())
+        .status();
+    assert!(made.unwrap().success());
+    let text = format!(
+        "name: t\nlisten: off\nremotes:\n  big: {{ssh: {{{}, files: [tiny-1.0-py3-none-any.whl]}}}}\npipelines:\n  p:\n    \
+         once: true\n    stages:\n      - core_logic: {{python: \"logic.py:work\"}}\n        remote: big\n      - store: {{jsonl: {{folder: data}}}}\n",
+        sshd.route()
+    );
+    test.file("flow.yaml", &text);
+    for _ in 0..2 {
+        test.spawn(["run", "flow.yaml", "--once"])
+            .wait(A_WHILE)
+            .assert_code(0);
+    }
+    assert_eq!(
+        stored(&test),
+        [json!({"answer": 42}), json!({"answer": 42})]
+    );
+    let venvs = sshd.cache().join("wiredflow/venv").read_dir().unwrap();
+    let venvs = venvs.filter(|entry| entry.as_ref().unwrap().path().is_dir());
+    assert_eq!(venvs.count(), 1);
+
+    test.file("requirements.txt", "--no-index\nno-such-package\n");
+    let ran = test.spawn(["run", "flow.yaml", "--once"]).wait(A_WHILE);
+    ran.assert_code(1);
+    assert!(
+        ran.stderr
+            .contains("`requirements.txt` cannot be installed"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("no-such-package"), "{}", ran.stderr);
+}

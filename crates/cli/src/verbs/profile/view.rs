@@ -1,5 +1,6 @@
 //! A profile for people: a line with a bar for each stage, and the verdict.
 
+use wiredflow_core::config::LOCAL;
 use wiredflow_scale::bottleneck::Bottleneck;
 use wiredflow_scale::profile::{PipelineProfile, Profile, Seconds, StageProfile};
 
@@ -190,6 +191,7 @@ fn stages(profile: &Profile, columns: usize) -> Table {
     let if_wide = |cell: Cell| if is_wide { cell } else { "".into() };
     let mut table = Table::new(&[
         ("STAGE", Align::Left),
+        ("WHERE", Align::Left),
         ("CALLS", Align::Right),
         ("RECORDS/S", Align::Right),
         ("CALL", Align::Right),
@@ -199,6 +201,11 @@ fn stages(profile: &Profile, columns: usize) -> Table {
     for stage in &profile.stages {
         table.row(vec![
             format!("{} / {}", stage.pipeline, stage.stage).into(),
+            // A column that only remotes fill is left out where there are none.
+            match stage.place.as_str() {
+                LOCAL => "".into(),
+                place => place.into(),
+            },
             if_wide(Cell::count(stage.calls)),
             if_wide(rate(stage.records_in.max(stage.records_out), profile.seconds).into()),
             if_roomy(service(stage).into()),
