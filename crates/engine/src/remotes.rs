@@ -32,6 +32,8 @@ use crate::logic;
 use crate::resources::Resources;
 use crate::worker::Launch;
 
+use caller::Calls;
+pub(crate) use caller::{Caller, Order};
 pub use errand::{Errand, Held, Opened};
 pub use ssh::Host;
 pub use trial::Shown;
@@ -83,7 +85,7 @@ pub trait RemoteKind: Sized + Send + Sync + 'static {
 }
 
 /// A kind of remote that has code of its own: it takes whole calls.
-pub(crate) trait CallerKind: caller::Caller + Sized {
+pub(crate) trait CallerKind: Caller + Sized {
     /// See [`RemoteKind::NAME`].
     const NAME: &'static str;
     /// See [`RemoteKind::EXAMPLE`].
@@ -137,7 +139,7 @@ impl RemoteEntry {
             let slots = K::slots(&config);
             let open = move |resources: &Resources| {
                 let caller = K::open(&config, resources)?;
-                Ok(Box::new(caller) as Box<dyn caller::Caller>)
+                Ok(Box::new(caller) as Box<dyn Caller>)
             };
             Remote::new(remote, slots, Way::Calls(Arc::new(open)), cx)
         }
@@ -170,7 +172,7 @@ enum Way {
 type Launcher = dyn Fn(&Resources) -> Result<Launch> + Send + Sync;
 
 /// What opens what has calls of a stage done.
-type Opener = dyn Fn(&Resources) -> Result<Box<dyn caller::Caller>> + Send + Sync;
+type Opener = dyn Fn(&Resources) -> Result<Box<dyn Caller>> + Send + Sync;
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

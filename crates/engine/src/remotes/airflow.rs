@@ -16,8 +16,7 @@ use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::{BoxFuture, Cx};
 use wiredflow_core::{Batch, Error, ErrorKind, Result, Value, config, words};
 
-use super::caller::{Caller, Order};
-use super::{CallerKind, SLOTS};
+use super::{Caller, CallerKind, Order, SLOTS};
 use crate::catalogue::CheckCx;
 use crate::clock::Clock;
 use crate::http::{Auth, Basic, HttpClient, JSON, Request, Target};

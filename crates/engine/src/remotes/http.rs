@@ -12,8 +12,7 @@ use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::{BoxFuture, Cx};
 use wiredflow_core::{Batch, Error, Result, config};
 
-use super::caller::{Caller, Order};
-use super::{CallerKind, SLOTS};
+use super::{Caller, CallerKind, Order, SLOTS};
 use crate::catalogue::CheckCx;
 use crate::clock::Clock;
 use crate::http::{Auth, HttpClient, JSON, Parts, Request, Target};

@@ -8,8 +8,7 @@ use wiredflow_core::charge::{Activity, FunctionTime};
 use wiredflow_core::stage::{AnyStage, Cx, Emitter, Stage};
 use wiredflow_core::{Batch, Error, Result};
 
-use super::caller::Calls;
-use super::{Errand, Place, Remote, START_WITHIN, WHOLE_STAGE, Way};
+use super::{Calls, Errand, Place, Remote, START_WITHIN, WHOLE_STAGE, Way};
 use crate::catalogue::{OpenStage, Prepared};
 use crate::observe::Workers;
 use crate::resources::Resources;
@@ -55,8 +54,8 @@ struct There {
 
 /// How calls get there.
 enum By {
-    Station(Station),
-    Calls(Calls),
+    Station(Box<Station>),
+    Calls(Box<Calls>),
 }
 
 impl fmt::Debug for OpenPlace {
@@ -174,18 +173,18 @@ impl There {
     fn new(remote: &Remote, errand: &Errand, resources: &Resources) -> Result<Self> {
         let Remote { name, slots, way } = remote;
         let by = match way {
-            Way::Channel(launch) => By::Station(Station::new(
+            Way::Channel(launch) => By::Station(Box::new(Station::new(
                 launch(resources)?,
                 errand.start(&resources.folder)?,
                 START_WITHIN,
                 Arc::new(StageHost::new(resources)),
                 (resources.clock.outside(), resources.tasks.clone()),
-            )?),
-            Way::Calls(open) => By::Calls(Calls::new(
+            )?)),
+            Way::Calls(open) => By::Calls(Box::new(Calls::new(
                 open(resources)?,
                 errand.params(),
                 resources.dice.clone(),
-            )),
+            ))),
         };
         Ok(Self {
             name: Arc::clone(name),
