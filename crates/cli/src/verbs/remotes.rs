@@ -48,7 +48,7 @@ pub(crate) struct Test {
     #[arg(long = "remote", value_name = "R")]
     remotes: Vec<String>,
 
-    /// Print one JSON document: {"ok", "remotes": [{"name", "ok", "error", "said", "ready_ms", "round_trip_ms"}]}
+    /// Print one JSON document: {"ok", "remotes": [{"name", "ok", "error", "said", "ready_ms", "round_trip_ms", "bytes_per_second"}]}
     #[arg(long)]
     json: bool,
 }
@@ -128,8 +128,9 @@ fn told(shown: &Shown) -> String {
     let mut text = format!("ready after {ready:.1} s");
     if !trips.is_empty() {
         let (middle, slow) = (at(trips, 50), at(trips, 99));
+        let rate = shown.bytes_per_second / f64::from(1 << 20);
         text.push_str(&format!(
-            "; a call and back {middle:.2} ms (p50), {slow:.2} ms (p99)"
+            "; a call and back {middle:.2} ms (p50), {slow:.2} ms (p99), {rate:.0} MiB/s"
         ));
     }
     for line in &shown.said {
@@ -148,6 +149,7 @@ fn document(name: &str, shown: &Result<Shown, String>) -> Value {
             "said": shown.said,
             "ready_ms": millis(shown.ready),
             "round_trip_ms": {"p50": at(&shown.trips, 50), "p99": at(&shown.trips, 99)},
+            "bytes_per_second": shown.bytes_per_second,
         }),
         Err(reason) => json!({"name": name, "ok": false, "error": reason}),
     }

@@ -86,7 +86,7 @@ impl Worker {
             return Ok(Exit::Done);
         }
         if let Some(id) = &part.session {
-            return in_runtime(async || {
+            return in_runtime(Threads::One, async || {
                 let cache = Cache::of_user().map_err(wrong)?;
                 let session = Session::prepare(id, &cache).await.map_err(wrong)?;
                 session
@@ -102,7 +102,11 @@ impl Worker {
         };
         limits.keep_to_cores().map_err(wrong)?;
         let streams = Streams::take().map_err(wrong)?;
-        in_runtime(async || {
+        let threads = match part.stdio {
+            true => Threads::Some,
+            false => Threads::One,
+        };
+        in_runtime(threads, async || {
             let streams = streams.open().map_err(wrong)?;
             if let Some(id) = &part.bridge {
                 let cache = Cache::of_user().map_err(wrong)?;
@@ -135,8 +139,21 @@ impl Worker {
     }
 }
 
-fn in_runtime(work: impl AsyncFnOnce() -> Outcome) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// Threads of the runtime.
+#[derive(Clone, Copy)]
+enum Threads {
+    /// This one: bytes are carried quickest without a change of thread. Functions have threads and processes of their own.
+    One,
+    /// Some, for a stage beside its flow: one that computes right where it is called must not hold what its host says.
+    Some,
+}
+
+fn in_runtime(threads: Threads, work: impl AsyncFnOnce() -> Outcome) -> Outcome {
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Some => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
         .worker_threads(2)
         .enable_all()
         .build()

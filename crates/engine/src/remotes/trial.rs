@@ -18,7 +18,11 @@ use crate::tasks::Tasks;
 use crate::worker::{Missed, Request, Station, WorkerHost};
 
 /// How many round trips are made.
-const TRIPS: usize = 50;
+const TRIPS: usize = 200;
+
+/// The bytes of a large record, and how often one is sent.
+const LOAD: usize = 1 << 20;
+const LOADS: usize = 5;
 
 /// What a remote has shown.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub struct Shown {
     pub said: Vec<String>,
     /// The round trips of calls that do nothing, the quickest first; none at one that cannot do nothing.
     pub trips: Vec<Duration>,
+    /// How many bytes of records go there and come back in a second, counted once; zero where that was not tried.
+    pub bytes_per_second: f64,
 }
 
 /// Listens to what is said.
@@ -82,6 +88,7 @@ impl Remote {
                     ready: clock.monotonic() - begun,
                     said: vec![said],
                     trips: Vec::new(),
+                    bytes_per_second: 0.0,
                 });
             }
         };
@@ -98,25 +105,39 @@ impl Remote {
         };
         station.ready().await.map_err(missed)?;
         let ready = clock.monotonic() - begun;
-        let mut trips = Vec::with_capacity(TRIPS);
-        for _ in 0..TRIPS {
+        let trip = async |batch: &Batch| {
             let begun = clock.monotonic();
             let request = Request {
                 function: WHOLE_STAGE,
                 params: &Map::new(),
-                batch: &Batch::default(),
+                batch,
                 attempt: 1,
                 epoch: Epoch::default(),
                 deadline: None,
             };
             let mut called = station.call(request).await.map_err(missed)?;
             while called.next().await.map_err(missed)?.is_some() {}
-            trips.push(clock.monotonic() - begun);
+            Ok::<_, Error>(clock.monotonic() - begun)
+        };
+        let mut trips = Vec::with_capacity(TRIPS);
+        for _ in 0..TRIPS {
+            trips.push(trip(&Batch::default()).await?);
         }
         trips.sort_unstable();
+        let large = serde_json::json!({"text": "x".repeat(LOAD)});
+        let large = Batch::of_document(large);
+        let mut quickest = Duration::MAX;
+        for _ in 0..LOADS {
+            quickest = quickest.min(trip(&large).await?);
+        }
         station.close().await;
         tasks.abort();
         let said = std::mem::take(&mut *ear.0.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(Shown { ready, said, trips })
+        Ok(Shown {
+            ready,
+            said,
+            trips,
+            bytes_per_second: LOAD as f64 / quickest.as_secs_f64(),
+        })
     }
 }
