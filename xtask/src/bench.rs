@@ -14,6 +14,7 @@ mod machine;
 mod page;
 mod polls;
 mod process;
+mod remote;
 mod steps;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use process::Process;
 /// What measures a part of the page.
 type Measure = fn(&Plan) -> Result<page::Part>;
 
-const PARTS: [(&str, Measure); 9] = [
+const PARTS: [(&str, Measure); 10] = [
     ("ingest", ingest::measure),
     ("latency", latency::measure),
     ("growth", growth::measure),
@@ -34,12 +35,13 @@ const PARTS: [(&str, Measure); 9] = [
     ("python", steps::measure_python),
     ("footprint", footprint::measure),
     ("clocks", clocks::measure),
+    ("remote", remote::measure),
 ];
 
 /// Where the runs keep their files: on the disk that holds the build, not in memory.
 const FOLDER: &str = "target/bench";
 
-const USAGE: &str = "`bench [--only ingest|latency|growth|burst|polls|steps|python|footprint|clocks] [--pairs N] \
+const USAGE: &str = "`bench [--only ingest|latency|growth|burst|polls|steps|python|footprint|clocks|remote] [--pairs N] \
                      [--messages N] [--no-build] [--smoke]`";
 
 /// What was asked for.

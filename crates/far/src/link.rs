@@ -86,10 +86,8 @@ async fn carry(
     let Some(settled) = settled.await else {
         return Ok(());
     };
-    // On standard error it is a line of the stage's log.
     let found = settled?;
-    let line = format!("`{}` is {}\n", ssh.address(), found.told());
-    tokio::io::stderr().write_all(line.as_bytes()).await?;
+    tell(&format!("`{}` is {}", ssh.address(), found.told())).await;
     let venv = Venv::of(Path::new(&folder), pack.hash(), &python, &found.python);
     if let Some(venv) = venv.map_err(|error| Refusal::wrong(error.message()))? {
         let made = stop.run_until_cancelled(make_venv(&ssh, &program, &venv));
@@ -117,9 +115,21 @@ async fn carry(
                     relay.close();
                     std::future::pending().await
                 };
+                let again = async {
+                    relay.greeting().await;
+                    if broken.is_some() {
+                        tell(&format!(
+                            "the connection to `{}` is there again",
+                            ssh.address()
+                        ))
+                        .await;
+                    }
+                    std::future::pending().await
+                };
                 tokio::select! {
                     carried = relay.carry(&mut input, &mut output, stdout, stdin) => carried,
                     carried = close => carried,
+                    carried = again => carried,
                 }
             }
             _ => return Err(Refusal::away("`ssh` has no streams")),
@@ -134,8 +144,9 @@ async fn carry(
         }
         begun = None;
         let now = clock.monotonic();
+        let was_there = relay.take_greeted();
         let (since, wait) = match broken {
-            Some(known) if !relay.take_greeted() => known,
+            Some(known) if !was_there => known,
             _ => (now, WAIT),
         };
         if now - since > PATIENCE {
@@ -144,10 +155,23 @@ async fn carry(
         if stop.is_cancelled() {
             return Ok(());
         }
+        if wait == WAIT {
+            tell(&format!("{}; what runs there goes on", refusal.words)).await;
+        }
         clock.sleep(wait).await;
         broken = Some((since, (2 * wait).min(LONGEST_WAIT)));
         reconnect(&ssh).await;
     }
+}
+
+/// A line for the stage's log: it is read from standard error.
+async fn tell(line: &str) {
+    // Without a reader there is no flow.
+    drop(
+        tokio::io::stderr()
+            .write_all(format!("{line}\n").as_bytes())
+            .await,
+    );
 }
 
 /// Makes a new connection where the old one does not answer; that there is none is found out by who uses it.

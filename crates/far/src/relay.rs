@@ -65,6 +65,8 @@ pub struct Relay {
     state: Mutex<State>,
     /// There may be something to send.
     changed: Notify,
+    /// The other side has just greeted.
+    greeting: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +121,7 @@ impl Relay {
             clock,
             state: Mutex::default(),
             changed: Notify::new(),
+            greeting: Notify::new(),
         }
     }
 
@@ -223,6 +226,8 @@ impl Relay {
         }
         state.sent = has;
         (state.greeted, state.greeted_since) = (true, true);
+        drop(state);
+        self.greeting.notify_waiters();
         Ok(())
     }
 
@@ -230,6 +235,11 @@ impl Relay {
     pub fn close(&self) {
         self.state().over = true;
         self.changed.notify_waiters();
+    }
+
+    /// Waits until the other side greets.
+    pub async fn greeting(&self) {
+        self.greeting.notified().await;
     }
 
     /// Whether the other side was ever there.

@@ -23,7 +23,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use wiredflow_core::Value;
-use wiredflow_core::node::{Node, NodeKind};
+use wiredflow_core::node::{Entry, Node, NodeKind};
 
 pub use edits::{Edit, edit};
 pub use values::{document, text};
@@ -41,7 +41,7 @@ pub fn flow() -> impl Strategy<Value = Node> {
         option::of(select(vec!["state", "var/state", ".other"])),
         option::of(on_failure()),
     );
-    (keys, vec(storage(), 0..3), pipelines).prop_map(
+    let flow = (keys, vec(storage(), 0..3), pipelines).prop_map(
         |((name, state, on_failure), storages, pipelines)| {
             let mut flow = Entries::default();
             flow.put_some("name", name);
@@ -71,7 +71,26 @@ pub fn flow() -> impl Strategy<Value = Node> {
             flow.put("pipelines", Node::map(pipelines.collect::<Vec<_>>()));
             flow.node()
         },
-    )
+    );
+    flow.prop_filter("two webhooks cannot have one port", |flow| {
+        let mut listens = webhooks(flow);
+        listens.sort_unstable();
+        listens.windows(2).all(|pair| pair[0] != pair[1])
+    })
+}
+
+/// Where its webhooks listen.
+fn webhooks(flow: &Node) -> Vec<&str> {
+    fn listen(pipeline: &Entry) -> Option<&str> {
+        let source = &pipeline.value.entry("source")?.value;
+        let webhook = &source.entry("webhook")?.value;
+        webhook.entry("listen")?.value.as_text()
+    }
+    let Some(NodeKind::Map(pipelines)) = flow.entry("pipelines").map(|entry| &entry.value.kind)
+    else {
+        return Vec::new();
+    };
+    pipelines.iter().filter_map(listen).collect()
 }
 
 /// No name is another's with a number behind: `numbers_2` would be the second storage of `numbers`.

@@ -1,6 +1,7 @@
 //! `ssh`: another machine, of which nothing is wanted but that it lets us in.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wiredflow_core::fields::Pairs;
@@ -11,6 +12,10 @@ use super::{RemoteKind, SLOTS};
 use crate::catalogue::CheckCx;
 use crate::resources::Resources;
 use crate::worker::Launch;
+
+/// How long a session may go on when the process that carries its connection is lost: it notices that it is alone within
+/// 10 seconds, and has a lease of 30 (crates/far/src/session.rs).
+const LINGERS: Duration = Duration::from_secs(45);
 
 config! {
     /// Another machine, reached by this machine's `ssh`, with its config, agent, jump hosts and known hosts. It needs an
@@ -157,7 +162,8 @@ impl RemoteKind for Ssh {
             .to_vec();
         preamble.extend(text);
         let arguments = ["worker", "--link", "--label", &label].map(str::to_owned);
-        Launch::own_program(&arguments, preamble, format!("the remote `{name}`"))
+        let launch = Launch::own_program(&arguments, preamble, format!("the remote `{name}`"))?;
+        Ok(launch.lingering(LINGERS))
     }
 }
 

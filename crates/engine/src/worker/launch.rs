@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::observe::Workers;
 use tokio::process::Command;
@@ -46,6 +47,8 @@ pub struct Launch {
     workers: Workers,
     /// Whether it is this program again, which says by its exit status who must act.
     is_own: bool,
+    /// How long what works behind it may go on when it is lost itself.
+    lingers: Duration,
 }
 
 /// How a process that is this program again says why it ends: the last line on its standard error has the words.
@@ -92,6 +95,7 @@ impl Launch {
             advice: "install Python 3.8 or newer, or name another interpreter",
             workers: Workers::default(),
             is_own: false,
+            lingers: Duration::ZERO,
         }
     }
 
@@ -108,6 +112,7 @@ impl Launch {
             advice: "install it, or write its full path",
             workers: Workers::default(),
             is_own: false,
+            lingers: Duration::ZERO,
         })
     }
 
@@ -127,7 +132,19 @@ impl Launch {
             advice: "the program that runs has been moved; start the flow again",
             workers: Workers::default(),
             is_own: true,
+            lingers: Duration::ZERO,
         })
+    }
+
+    /// What works behind it may go on for so long when it is lost itself: until then no call is made again.
+    #[must_use]
+    pub fn lingering(self, lingers: Duration) -> Self {
+        Self { lingers, ..self }
+    }
+
+    /// How long what works behind it may go on when it is lost itself.
+    pub(super) fn lingers(&self) -> Duration {
+        self.lingers
     }
 
     /// Whether it says by its exit status who must act.

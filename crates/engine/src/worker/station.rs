@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 use wiredflow_core::charge::Used;
 use wiredflow_core::frame::Start;
-use wiredflow_core::{Error, Result};
+use wiredflow_core::{Error, ErrorKind, Result};
 
 use super::client::{Call, CallError, Client, Given, Loss};
 use super::pool::as_config;
@@ -188,6 +188,11 @@ impl Station {
                         Error::data(format!("{}{times}", error.message()))
                     }
                 })
+            }
+            (None, error) if !self.yard.launch.lingers().is_zero() => {
+                // It said nothing, so that what works behind it does not know either.
+                let again = self.yard.launch.lingers();
+                Missed::Failed(error.as_kind(ErrorKind::Remote).with_retry_after(again))
             }
             (Some(Parting::Wrong) | None, error) => Missed::Failed(error),
         }

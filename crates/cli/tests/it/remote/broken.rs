@@ -101,3 +101,53 @@ fn a_host_that_goes_away_for_good_is_waited_for_by_the_flow() {
         .collect();
     assert_eq!(stored(&test), expected);
 }
+
+#[test]
+fn a_killed_carrier_is_replaced_when_what_it_left_there_is_over() {
+    let sshd = Sshd::start();
+    let (test, mut running) = start(&sshd, 60, "");
+    running.wait_until(A_WHILE, || stored(&test).len() > 5);
+    let carriers = carriers_of(running.id());
+    assert_eq!(carriers.len(), 1, "{carriers:?}");
+    let before = sshd.processes("--session");
+    std::process::Command::new("kill")
+        .args(["-9", &carriers[0].to_string()])
+        .status()
+        .unwrap();
+    let had = stored(&test).len();
+    // Never two at once: the next one comes when the first has ended.
+    running.wait_until(Duration::from_secs(90), || {
+        let now = sshd.processes("--session");
+        assert!(now.len() <= 1, "{before:?} {now:?}");
+        stored(&test).len() > had + 5
+    });
+    running.wait(A_WHILE).assert_code(0);
+    let expected: Vec<_> = (0..60)
+        .map(|n| serde_json::json!({"n": n, "twice": 2 * n}))
+        .collect();
+    assert_eq!(stored(&test), expected);
+}
+
+/// The processes that carry connections for a flow.
+fn carriers_of(flow: u32) -> Vec<u32> {
+    let children =
+        std::fs::read_to_string(format!("/proc/{flow}/task/{flow}/children")).unwrap_or_default();
+    let tasks = std::fs::read_dir(format!("/proc/{flow}/task"))
+        .unwrap()
+        .flatten();
+    let all =
+        tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let all: Vec<String> = all.chain([children]).collect();
+    let mut numbers: Vec<u32> = all
+        .iter()
+        .flat_map(|text| text.split_whitespace())
+        .map(|text| text.parse().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let is_link = |number: &u32| {
+        let line = std::fs::read_to_string(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        line.contains("--link")
+    };
+    numbers.into_iter().filter(is_link).collect()
+}
