@@ -28,6 +28,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod airflow;
 mod certificates;
 mod collector;
 mod fault_proxy;
@@ -38,11 +39,13 @@ mod ledger;
 mod mosquitto;
 mod mqtt;
 mod owned;
+mod python;
 mod sshd;
 mod stored;
 mod strace;
 mod wait;
 
+pub use airflow::{AIRFLOW_LOGIN, Airflow};
 pub use certificates::{Authority, Identity, OldTls};
 pub use collector::Collector;
 pub use fault_proxy::{Fault, FaultProxy};
@@ -52,6 +55,7 @@ pub use ledger::{Ledger, Publisher};
 pub use mosquitto::{Mosquitto, MosquittoOptions};
 pub use mqtt::{Client, Login, Message};
 pub use owned::Signal;
+pub use python::python_program;
 pub use sshd::Sshd;
 pub use stored::{check_database, rows, waiting_in_outboxes, written_lines, written_rows};
 pub use strace::{Attached, Strace};

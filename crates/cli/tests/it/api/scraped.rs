@@ -1,11 +1,11 @@
 //! Others read it: a Prometheus server, and a tester that knows nothing but the description. Both are heavy, and wait
 //! for `scripts/test --all`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use wiredflow_testkit::{free_port, skipped, thorough, wait_until};
+use wiredflow_testkit::{free_port, python_program, skipped, thorough, wait_until};
 
 use super::{Api, LISTEN};
 use crate::{SOON, tool};
@@ -110,44 +110,15 @@ fn prometheus_scrapes_the_metrics_without_a_warning() {
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
-/// The tester, in an environment of its own that later runs find again.
-fn schemathesis() -> Result<PathBuf, String> {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
-    let program = place.join("bin/schemathesis");
-    let works = || {
-        Command::new(&program)
-            .arg("--version")
-            .output()
-            .is_ok_and(|done| done.status.success())
-    };
-    if works() {
-        return Ok(program);
-    }
-    let run = |command: &mut Command| match command.output() {
-        Ok(done) if done.status.success() => Ok(()),
-        Ok(done) => {
-            let said = String::from_utf8_lossy(&done.stderr).into_owned();
-            Err(said.lines().last().unwrap_or_default().to_owned())
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
-    run(Command::new(place.join("bin/pip")).args(["install", "-q", SCHEMATHESIS]))?;
-    if works() {
-        Ok(program)
-    } else {
-        Err("it does not start".to_owned())
-    }
-}
-
 #[test]
 fn h3_a_tester_that_knows_only_the_description_finds_no_fault() {
     let case = "schemathesis tries docs/openapi.json";
     if !thorough() {
         return skipped(case, "it is one of `scripts/test --all`");
     }
-    let program = match schemathesis() {
-        Ok(program) => program,
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let program = match python_program(folder, SCHEMATHESIS, "schemathesis") {
+        Ok(place) => place.join("bin/schemathesis"),
         Err(why) => return skipped(case, &format!("schemathesis cannot be had: {why}")),
     };
     let test = tool();

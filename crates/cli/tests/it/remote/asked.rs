@@ -396,3 +396,62 @@ fn a_login_that_airflow_refuses_stops_the_flow() {
     ran.assert_code(1);
     assert!(ran.stderr.contains("Invalid credentials"), "{}", ran.stderr);
 }
+
+#[test]
+fn the_example_works_with_a_real_airflow_in_both_directions() {
+    let case = "a real Airflow works for a stage, and has a pipeline run";
+    if !wiredflow_testkit::thorough() {
+        return wiredflow_testkit::skipped(case, "it is one of `scripts/test --all`");
+    }
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let venv = match wiredflow_testkit::python_program(folder, "apache-airflow>=3,<4", "airflow") {
+        Ok(venv) => venv,
+        Err(why) => {
+            return wiredflow_testkit::skipped(case, &format!("Airflow cannot be had: {why}"));
+        }
+    };
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/airflow");
+    let (test, port) = (tool(), wiredflow_testkit::free_port());
+    let token = test.path(".wiredflow/token.operator");
+    let variables = [
+        ("WIREDFLOW_URL", format!("http://127.0.0.1:{port}")),
+        ("WIREDFLOW_TOKEN_FILE", token.to_str().unwrap().to_owned()),
+    ];
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let airflow = wiredflow_testkit::Airflow::start(&venv, &example.join("dags.py"), &variables);
+    let text = std::fs::read_to_string(example.join("flow.yaml")).unwrap();
+    let text = text.replace(
+        "name: airflow_example",
+        &format!("name: airflow_example\nlisten: \"127.0.0.1:{port}\""),
+    );
+    test.file("flow.yaml", &text.replace("every: 15m", "every: 1h"));
+    let (user, password) = wiredflow_testkit::AIRFLOW_LOGIN;
+    let test = test
+        .env("AIRFLOW_URL", &airflow.url())
+        .env("AIRFLOW_USER", user)
+        .env("AIRFLOW_PASSWORD", password);
+    // A DAG is seen some seconds after its file.
+    let mut looked = String::new();
+    wait_until(A_WHILE, || {
+        looked = test.run(["remotes", "test", "flow.yaml"]).stdout;
+        looked.contains("has the DAG `heavy_scoring`")
+    });
+    let mut running = test.spawn(["run", "flow.yaml"]);
+    let scores = test.path("data/jsonl_in_scores.jsonl");
+    running.wait_until(Duration::from_secs(120), || scores.exists());
+    let rows = wiredflow_testkit::written_rows(&scores);
+    let expected: Vec<Value> = (1..=3).map(|n| json!({"n": n, "score": 10 * n})).collect();
+    assert_eq!(rows, expected, "{}", airflow.log());
+    assert_eq!(
+        airflow.trigger("wait_for_wiredflow", "test"),
+        "success",
+        "{}",
+        airflow.log()
+    );
+    let report = wiredflow_testkit::written_rows(&test.path("data/jsonl_in_report.jsonl"));
+    assert_eq!(report, [json!({"scores": 3, "best": 30})]);
+    running.signal(Signal::Term);
+    running.wait(SOON).assert_code(0);
+}
