@@ -67,6 +67,8 @@ pub struct PipelineConfig {
     pub timeout: Option<Duration>,
     /// What a failed delivery does; `None`: as the flow says.
     pub on_failure: Option<OnFailure>,
+    /// Where the code of its stages runs.
+    pub isolation: Isolation,
     /// When the source is acknowledged.
     pub ack: Ack,
     /// The stages, in order.
@@ -202,6 +204,18 @@ words! {
         Sink = "sink",
         /// When the delivery is in a durable inbox, from which the stages take it.
         Inbox = "inbox",
+    }
+}
+
+words! {
+    /// Where the code of a pipeline's stages runs.
+    #[derive(Default)]
+    pub enum Isolation {
+        /// In the flow's own process; Python and programs have processes of their own.
+        #[default]
+        Task = "task",
+        /// Rust functions, SQL, and what asks or sends to a peer, in child processes.
+        Process = "process",
     }
 }
 

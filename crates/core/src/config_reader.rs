@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::config::{
-    Ack, FlowConfig, Grouping, LOCAL, NAME_HELP, OnError, OnFailure, PipelineConfig, RateLimit,
-    RemoteConfig, RemoteName, Retry, StageConfig, StagePolicy, StorageConfig, StorageOptions,
-    TriggerConfig, is_name, split_kind,
+    Ack, FlowConfig, Grouping, Isolation, LOCAL, NAME_HELP, OnError, OnFailure, PipelineConfig,
+    RateLimit, RemoteConfig, RemoteName, Retry, StageConfig, StagePolicy, StorageConfig,
+    StorageOptions, TriggerConfig, is_name, split_kind,
 };
 use crate::fields::{Config, FromNode, Pairs, Reading};
 use crate::node::{Entry, Node, NodeKind, Span};
@@ -59,16 +59,6 @@ words! {
     }
 }
 
-words! {
-    /// Where a pipeline runs.
-    pub enum Isolation {
-        /// In this process.
-        Task = "task",
-        /// In a child process of its own.
-        Process = "process",
-    }
-}
-
 config! {
     /// The keys of a pipeline: exactly one trigger, `stages`, and any of the others.
     pub struct PipelineKeys {
@@ -96,7 +86,8 @@ config! {
         timeout: Option<Duration>,
         /// What a failed delivery does; left out, as the flow says.
         on_failure: Option<OnFailure>,
-        /// Where the pipeline runs; `process`, a child process of its own, is not built yet.
+        /// Where the pipeline's code runs: as a task of the flow's own process, or, with `process`, each stage that could
+        /// do harm there in a child process of its own.
         isolation: Isolation = "task",
         /// When the source is acknowledged: when all sinks have it, or when it is in a durable `inbox` on the disk, from
         /// which the stages take it: for slow stages and sinks that may be away for long.
@@ -285,6 +276,7 @@ fn read_pipeline(entry: &Entry, reading: &mut Reading) -> Option<PipelineConfig>
         catch_up: CatchUp::Latest,
         timeout: None,
         on_failure: None,
+        isolation: Isolation::default(),
         ack: Ack::default(),
         stages,
     };
@@ -299,13 +291,11 @@ fn read_pipeline(entry: &Entry, reading: &mut Reading) -> Option<PipelineConfig>
         (pipeline.trigger, pipeline.trigger_span) = (trigger, span);
     }
     let span = |key: &str| node.entry(key).map_or(node.span, |entry| entry.span);
-    if keys.isolation == Isolation::Process {
-        reading.error(span("isolation"), not_built_yet("isolation: process"));
-    }
     if keys.ack == Ack::Inbox && !matches!(pipeline.trigger, TriggerConfig::Source { .. }) {
         let message = "`ack: inbox` goes with a `source`: a schedule brings nothing that could wait, and nothing to acknowledge";
         reading.error_with_help(span("ack"), message.to_owned(), "leave it out");
     }
+    pipeline.isolation = keys.isolation;
     pipeline.ack = keys.ack;
     pipeline.delay = keys.delay;
     pipeline.jitter = keys.jitter;

@@ -151,6 +151,9 @@ pub struct Call {
     /// How many milliseconds after its receipt nobody waits for it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<u64>,
+    /// What each record of the batch is known by at a peer, where the stage delivers to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
     /// How many outputs may be sent before `more` is received, at least 1.
     pub credit: u32,
 }
@@ -174,6 +177,9 @@ pub struct CallRef<'a> {
     /// See [`Call::deadline`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<u64>,
+    /// See [`Call::keys`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<&'a str>>,
     /// See [`Call::credit`].
     pub credit: u32,
 }
@@ -228,9 +234,27 @@ pub struct More {
 pub struct Ended {
     /// The call.
     pub id: u64,
+    /// Where the stage hands on its input itself: what became of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<Passed>,
     /// What its function has used, if the worker knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<Used>,
+}
+
+/// A stage that hands on its input, and what it says of that.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passed {
+    /// How many records a peer has confirmed; none where the input went nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<usize>,
+    /// How many records had nothing for this stage.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub over: usize,
+    /// Why they had nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// Only says which call, load or save is meant.
@@ -351,6 +375,10 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
 
 fn is_false(flag: &bool) -> bool {
     !flag

@@ -6,7 +6,9 @@ pub(crate) mod storages;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wiredflow_core::config::{FlowConfig, OnError, PipelineConfig, StageConfig, TriggerConfig};
+use wiredflow_core::config::{
+    FlowConfig, Isolation, OnError, PipelineConfig, StageConfig, TriggerConfig,
+};
 use wiredflow_core::config_reader::{not_built_yet, read_flow};
 use wiredflow_core::fields::{FromNode, Reading};
 use wiredflow_core::fill::{Lookup, fill};
@@ -221,7 +223,9 @@ impl Checker<'_> {
         let mut complete = true;
         for (index, stage) in config.stages.iter().enumerate() {
             let path = format!("{path}.stages.{index}");
-            let prepared = within(&path, &mut cx, |cx| prepare_stage(stage, remotes, cx));
+            let prepared = within(&path, &mut cx, |cx| {
+                prepare_stage(stage, (remotes, config.isolation), cx)
+            });
             complete &= prepared.is_some();
             stages.extend(prepared);
         }
@@ -337,7 +341,7 @@ fn source(
 
 fn prepare_stage(
     config: &StageConfig,
-    remotes: &Remotes,
+    (remotes, isolation): (&Remotes, Isolation),
     cx: &mut CheckCx<'_>,
 ) -> Option<StagePlan> {
     let Some(entry) = STAGES.iter().find(|entry| entry.card.name == config.kind) else {
@@ -357,7 +361,7 @@ fn prepare_stage(
         let elsewhere = remotes::without_function(config, remotes, cx);
         elsewhere.or_else(|| (entry.prepare)(&config.config, cx))
     });
-    let prepared = remotes::place(config, prepared?, remotes, cx)?;
+    let prepared = remotes::place(config, prepared?, (remotes, isolation), cx)?;
     let mut policy = config.policy.clone();
     if !prepared.required {
         if policy.on_error == Some(OnError::Stop) {

@@ -210,6 +210,7 @@ impl Logic {
                     batch,
                     attempt: cx.attempt,
                     epoch: cx.epoch,
+                    keys: None,
                     deadline: cx.deadline,
                 };
                 // A process that starts anew is no work of the function's: its `timeout` begins after.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use wiredflow_core::config::{FlowConfig, LOCAL, RemoteConfig, RemoteName, StageConfig};
+use wiredflow_core::config::{FlowConfig, Isolation, LOCAL, RemoteConfig, RemoteName, StageConfig};
 use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::{Config, FromNode, Reading};
 use wiredflow_core::node::Node;
@@ -50,7 +50,7 @@ pub const REMOTES: &[RemoteEntry] = &[
 const LATER: [&str; 2] = ["workers", "slurm"];
 
 /// The stages that can run elsewhere.
-const MOVABLE: [&str; 3] = ["core_logic", "configuration", "http"];
+const MOVABLE: [&str; 4] = ["core_logic", "configuration", "http", "send"];
 
 /// How many calls a remote works on at once, where the user says nothing.
 const SLOTS: usize = 4;
@@ -223,16 +223,22 @@ pub(crate) fn prepare(remote: &RemoteConfig, cx: &mut CheckCx<'_>) -> Option<Rem
     crate::check::inside(&remote.kind, cx, |cx| (entry.prepare)(remote, cx))
 }
 
-/// The stage with its calls run where its `remote` says; as it was, where it says nothing.
+/// The stage with its calls run where its `remote` says; where it says nothing, as the pipeline's `isolation` says: as it
+/// was, or in a process of its own.
 pub(crate) fn place(
     config: &StageConfig,
     prepared: Prepared,
-    remotes: &Remotes,
+    (remotes, isolation): (&Remotes, Isolation),
     cx: &mut CheckCx<'_>,
 ) -> Option<Prepared> {
     let named = &config.policy.remote;
     let Some(first) = named.first() else {
-        return Some(prepared);
+        if isolation == Isolation::Task || !runs_inside(config) {
+            return Some(prepared);
+        }
+        let errand = Errand::of(config, cx);
+        let places = vec![Place::There(process::of_its_own())];
+        return Some(stage::prepare(places, errand, prepared));
     };
     if let [only] = named.as_slice()
         && only.name == LOCAL
@@ -241,16 +247,11 @@ pub(crate) fn place(
     }
     let kind = config.kind.as_str();
     if !MOVABLE.contains(&kind) {
-        match kind {
-            "send" => cx
-                .reading
-                .error(first.span, not_built_yet("remote` at `send")),
-            _ => cx.reading.error_with_help(
-                first.span,
-                format!("`{kind}` runs where its flow runs"),
-                "`remote` goes with `core_logic`, `configuration` and `http`",
-            ),
-        }
+        cx.reading.error_with_help(
+            first.span,
+            format!("`{kind}` runs where its flow runs"),
+            "`remote` goes with `core_logic`, `configuration`, `http` and `send`",
+        );
         return None;
     }
     let places = places(named, cx.flow, remotes, cx.reading)?;
@@ -265,6 +266,12 @@ pub(crate) fn place(
     }
     let errand = Errand::of(config, cx);
     Some(stage::prepare(places, errand, prepared))
+}
+
+/// Whether a stage's work is done in the flow's own process, and can do harm there.
+fn runs_inside(config: &StageConfig) -> bool {
+    let has_process = |word: &&str| config.config.entry(word).is_some();
+    MOVABLE.contains(&config.kind.as_str()) && !["python", "program"].iter().any(has_process)
 }
 
 /// A stage all of whose places have code of their own, and that names no function: its `params` are its calls'.

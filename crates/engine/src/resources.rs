@@ -25,7 +25,7 @@ pub struct Resources {
     /// The flow's folder: relative paths start here, functions run here.
     pub folder: Arc<Path>,
     /// The folder of the flow's state, for what a component must keep (a client id).
-    pub state_folder: Arc<Path>,
+    pub state_folder: Option<Arc<Path>>,
     /// The one clock.
     pub clock: Clock,
     /// Chance.
@@ -63,7 +63,7 @@ impl Resources {
             pipeline: pipeline.into(),
             stage: stage.into(),
             folder: folder.into(),
-            state_folder: folder.into(),
+            state_folder: None,
             clock,
             dice: Dice::from_system(),
             http: HttpClients::default(),

@@ -7,7 +7,7 @@ mod filter;
 mod http;
 mod load;
 mod rename;
-mod send;
+pub(crate) mod send;
 mod set;
 mod store;
 

@@ -20,6 +20,7 @@ mod station;
 mod stderr;
 mod storages;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use wiredflow_core::frame::Level;
@@ -57,6 +58,8 @@ pub struct Request<'a> {
     pub batch: &'a Batch,
     /// Which attempt with this batch it is, from 1.
     pub attempt: u32,
+    /// What each record is known by at a peer, where the stage delivers to one.
+    pub keys: Option<&'a [Arc<str>]>,
     /// The owner's epoch.
     pub epoch: Epoch,
     /// How long anybody waits for the whole call.

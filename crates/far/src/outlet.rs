@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wiredflow_core::charge::{Activity, Charge};
-use wiredflow_core::frame::PayloadRef;
+use wiredflow_core::frame::{Passed, PayloadRef};
 use wiredflow_core::stage::{BoxFuture, Outlet};
 use wiredflow_core::storage::CommitReceipt;
 use wiredflow_core::{Batch, Error, Map, Params, Result};
@@ -19,6 +19,8 @@ pub(crate) struct FarOutlet {
     pub(crate) charge: Arc<ReplicaClock>,
     /// The number of the next output.
     pub(crate) next: u64,
+    /// What became of the input, where the stage hands it on itself.
+    pub(crate) passed: Option<Passed>,
 }
 
 /// A [`wiredflow_core::frame::Output`] whose parts are borrowed.
@@ -62,8 +64,13 @@ impl Outlet for FarOutlet {
         Box::pin(self.hand_on(batch, params))
     }
 
-    /// Only sinks and steps over records hand on their input, and those run where their flow runs.
-    fn pass(&mut self, _receipt: Option<CommitReceipt>) {
-        tracing::error!("a stage that hands on its input runs elsewhere");
+    fn pass(&mut self, receipt: Option<CommitReceipt>) {
+        let passed = self.passed.get_or_insert_default();
+        passed.confirmed = receipt.map(|receipt| receipt.rows());
+    }
+
+    fn pass_over(&mut self, records: usize, why: &str) {
+        let passed = self.passed.get_or_insert_default();
+        (passed.over, passed.why) = (records, why.to_owned());
     }
 }

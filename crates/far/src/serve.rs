@@ -12,7 +12,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::charge::{Activity, Charge, Used};
-use wiredflow_core::frame::{self, Call, Failure, Frame, Hello, Payload, Start};
+use wiredflow_core::frame::{self, Call, Failure, Frame, Hello, Passed, Payload, Start};
 use wiredflow_core::stage::{Cx, Emitter};
 use wiredflow_core::storage::Epoch;
 use wiredflow_core::{Batch, Error, Result};
@@ -232,12 +232,12 @@ async fn run(opened: Arc<Opened>, call: Call, open: OpenCall, desk: Desk, clock:
         biased;
         result = call_stage(&opened, call, &open, &desk, &charge) => result,
         // Dropping the call ends what it has started: a Python process is killed with it.
-        () = outlives(&open.closing, &clock) => Ok(()),
+        () = outlives(&open.closing, &clock) => Ok(None),
     };
     charge.enter(Activity::Starved);
     let used = Some(used(&charge));
     let end = match result {
-        Ok(()) => Frame::Done(frame::Ended { id, used }),
+        Ok(passed) => Frame::Done(frame::Ended { id, passed, used }),
         Err(error) => Frame::Error(Failure {
             used,
             ..Failure::of(Some(id), &error)
@@ -252,7 +252,10 @@ async fn call_stage(
     open: &OpenCall,
     desk: &Desk,
     charge: &Arc<ReplicaClock>,
-) -> Result<()> {
+) -> Result<Option<Passed>> {
+    let keys = call
+        .keys
+        .map(|keys| keys.into_iter().map(Arc::from).collect());
     let cx = Cx {
         flow: Arc::clone(&opened.flow),
         pipeline: Arc::clone(&opened.pipeline),
@@ -261,7 +264,7 @@ async fn call_stage(
         attempt: call.attempt,
         epoch: Epoch(call.epoch),
         marks: None,
-        keys: None,
+        keys,
         deadline: call.deadline.map(Duration::from_millis),
         charge: Arc::clone(charge) as Arc<dyn Charge>,
     };
@@ -272,6 +275,7 @@ async fn call_stage(
         call: open.clone(),
         charge: Arc::clone(charge),
         next: 0,
+        passed: None,
     };
     charge.enter(match opened.work {
         Work::Peer | Work::PeerSink | Work::Sink => Activity::External,
@@ -279,12 +283,13 @@ async fn call_stage(
     });
     let mut emitter = Emitter::new(&mut outlet);
     let run = AssertUnwindSafe(opened.stage.run_boxed(&batch, &mut emitter, &cx));
-    run.catch_unwind().await.unwrap_or_else(|panic| {
+    let ran = run.catch_unwind().await.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let text = text.unwrap_or("no message");
         Err(Error::bug(format!("the stage panicked: {text}")))
-    })
+    });
+    ran.map(|()| outlet.passed)
 }
 
 /// Comes true when a call that is not wanted any more has had its time to end.

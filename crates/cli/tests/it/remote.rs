@@ -3,6 +3,7 @@
 mod asked;
 mod broken;
 mod refused;
+mod sent;
 
 use std::time::Duration;
 

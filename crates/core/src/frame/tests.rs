@@ -112,6 +112,7 @@ fn a_call_is_the_same_bytes_borrowed_or_owned() {
         function: "f",
         params: &params,
         batch: PayloadRef::of(&batch),
+        keys: Some(vec!["a", "b"]),
         deadline: Some(1500),
         credit: 4,
     };
@@ -122,6 +123,7 @@ fn a_call_is_the_same_bytes_borrowed_or_owned() {
         function: "f".to_owned(),
         params: params.clone(),
         batch: Some(Payload::Many(vec![json!({"a": 1}), json!([2])])),
+        keys: Some(vec!["a".to_owned(), "b".to_owned()]),
         deadline: Some(1500),
         credit: 4,
     });
@@ -193,7 +195,17 @@ fn e1_a_frame_that_is_too_deep_is_an_error_and_the_next_one_is_read() {
         "]".repeat(10_000)
     );
     let mut bytes = framed(deep.as_bytes());
-    bytes.extend_from_slice(&encode(&Frame::Done(Ended { id: 9, used: None }), LIMIT).unwrap());
+    bytes.extend_from_slice(
+        &encode(
+            &Frame::Done(Ended {
+                id: 9,
+                passed: None,
+                used: None,
+            }),
+            LIMIT,
+        )
+        .unwrap(),
+    );
     let error = decode(&mut bytes, LIMIT).unwrap_err();
     assert!(
         matches!(&error, FrameError::Malformed { call: Some(9), message } if message.contains("recursion")),
@@ -201,7 +213,11 @@ fn e1_a_frame_that_is_too_deep_is_an_error_and_the_next_one_is_read() {
     );
     assert_eq!(
         decode(&mut bytes, LIMIT).unwrap(),
-        Some(Frame::Done(Ended { id: 9, used: None }))
+        Some(Frame::Done(Ended {
+            id: 9,
+            passed: None,
+            used: None
+        }))
     );
 }
 

@@ -18,6 +18,9 @@ const PLACES: [(&str, &str); 4] = [
 pub fn all_here(flow: &Node) -> Node {
     let mut flow = flow.clone();
     for_each_entry(&mut flow, "pipelines", |pipeline| {
+        if let NodeKind::Map(keys) = &mut pipeline.value.kind {
+            keys.retain(|entry| entry.key != "isolation");
+        }
         let stages = child(&mut pipeline.value, "stages").map(|stages| &mut stages.kind);
         let Some(NodeKind::List(stages)) = stages else {
             return;

@@ -33,7 +33,8 @@ struct Kept {
 /// A client's id, and what is known of its session.
 #[derive(Debug)]
 pub(super) struct ClientId {
-    path: PathBuf,
+    /// Where it is kept; nowhere where there is no state: it is another one at each start.
+    path: Option<PathBuf>,
     kept: Kept,
 }
 
@@ -41,28 +42,20 @@ impl ClientId {
     /// The id of a pipeline's source: what the user says, else the one made before, else a new one.
     pub(super) fn of_source(resources: &Resources, given: Option<&str>) -> Result<Self> {
         let names = [&*resources.flow, &*resources.pipeline];
-        Self::of(&resources.state_folder, &resources.pipeline, &names, given)
+        let state = resources.state_folder.as_deref();
+        Self::of(state, &resources.pipeline, &names, given)
     }
 
     /// The id of a sender.
     pub(super) fn of_sender(resources: &Resources, given: Option<&str>) -> Result<Self> {
         let names = [&*resources.flow, &*resources.pipeline, &*resources.stage];
         let file = format!("{}.{}", resources.pipeline, resources.stage);
-        Self::of(&resources.state_folder, &file, &names, given)
+        Self::of(resources.state_folder.as_deref(), &file, &names, given)
     }
 
-    fn of(state: &Path, file: &str, names: &[&str], given: Option<&str>) -> Result<Self> {
-        let path = state.join("client_ids").join(format!("{file}.json"));
-        let found = match fs::read(&path) {
-            Ok(bytes) => Some(serde_json::from_slice::<Kept>(&bytes).map_err(|_| {
-                Error::config(format!(
-                    "`{}` is damaged: restore it, or remove it and have a new client id made",
-                    path.display()
-                ))
-            })?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(unusable(&path, &error)),
-        };
+    fn of(state: Option<&Path>, file: &str, names: &[&str], given: Option<&str>) -> Result<Self> {
+        let path = state.map(|state| state.join("client_ids").join(format!("{file}.json")));
+        let found = path.as_deref().map_or(Ok(None), read)?;
         let found = found.filter(|kept| given.is_none_or(|given| given == kept.client_id));
         let fresh = found.is_none();
         let kept = found.unwrap_or_else(|| Kept {
@@ -126,17 +119,33 @@ impl ClientId {
     }
 
     fn write(&self) -> Result<()> {
-        let failed = |error: io::Error| unusable(&self.path, &error);
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let failed = |error: io::Error| unusable(path, &error);
         let text = serde_json::to_vec_pretty(&self.kept)
             .map_err(|error| Error::bug(format!("a client id cannot be written: {error}")))?;
-        create_folders(&self.path).map_err(failed)?;
+        create_folders(path).map_err(failed)?;
         // The name appears with the whole text or not at all, also when the power is cut: a lost id is a lost session.
-        let new = self.path.with_extension("new");
+        let new = path.with_extension("new");
         let mut file = File::create(&new).map_err(failed)?;
         file.write_all(&text).map_err(failed)?;
         file.sync_all().map_err(failed)?;
-        fs::rename(&new, &self.path).map_err(failed)?;
-        sync_folder(&self.path).map_err(failed)
+        fs::rename(&new, path).map_err(failed)?;
+        sync_folder(path).map_err(failed)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Kept>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|_| {
+            Error::config(format!(
+                "`{}` is damaged: restore it, or remove it and have a new client id made",
+                path.display()
+            ))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(path, &error)),
     }
 }
 
@@ -166,7 +175,7 @@ mod tests {
     #[test]
     fn an_id_is_made_once_and_kept_with_its_topics() {
         let folder = tempfile::tempdir().unwrap();
-        let of = |given| ClientId::of(folder.path(), "numbers", &["flow", "numbers"], given);
+        let of = |given| ClientId::of(Some(folder.path()), "numbers", &["flow", "numbers"], given);
         let mut first = of(None).unwrap();
         assert!(first.text().starts_with("flow-numbers-") && !first.was_used());
         first.remember(&["a".to_owned(), "b".to_owned()]).unwrap();
@@ -185,7 +194,7 @@ mod tests {
         let make = || {
             let folder = tempfile::tempdir().unwrap();
             let names = [&*long, &*long, &*long];
-            let made = ClientId::of(folder.path(), "p.s", &names, None).unwrap();
+            let made = ClientId::of(Some(folder.path()), "p.s", &names, None).unwrap();
             made.text().to_owned()
         };
         assert_ne!(make(), make());
@@ -198,7 +207,7 @@ mod tests {
         let path = folder.path().join("client_ids/p.json");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, "{\"client").unwrap();
-        let error = ClientId::of(folder.path(), "p", &["f", "p"], None).unwrap_err();
+        let error = ClientId::of(Some(folder.path()), "p", &["f", "p"], None).unwrap_err();
         assert!(error.message().contains("p.json") && error.message().contains("damaged"));
         assert_eq!(fs::read(&path).unwrap(), b"{\"client");
     }

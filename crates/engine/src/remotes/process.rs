@@ -1,10 +1,13 @@
 //! `process`: a process of its own on this machine, with limits.
 
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 use wiredflow_core::fields::Size;
 use wiredflow_core::node::Node;
 use wiredflow_core::{Result, config};
 
-use super::{RemoteKind, SLOTS};
+use super::{Remote, RemoteKind, SLOTS, Way};
 use crate::catalogue::CheckCx;
 use crate::resources::Resources;
 use crate::worker::Launch;
@@ -27,6 +30,23 @@ config! {
 /// See [`ProcessConfig`].
 #[derive(Debug)]
 pub(crate) struct Process;
+
+/// The process of a stage whose pipeline is isolated.
+pub(super) fn of_its_own() -> Remote {
+    let config = ProcessConfig {
+        memory: None,
+        cpu: None,
+        slots: None,
+    };
+    Remote {
+        name: Process::NAME.into(),
+        // Its calls are as many as the stage makes.
+        slots: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        way: Way::Channel(Arc::new(move |resources| {
+            Process::launch(&config, "of its own", resources)
+        })),
+    }
+}
 
 impl RemoteKind for Process {
     const NAME: &'static str = "process";

@@ -12,6 +12,7 @@ use super::{Calls, Errand, Place, Remote, START_WITHIN, WHOLE_STAGE, Way};
 use crate::catalogue::{OpenStage, Prepared};
 use crate::observe::Workers;
 use crate::resources::Resources;
+use crate::stages::send;
 use crate::worker::{Missed, Request, StageHost, Station};
 
 /// A stage that `errand` describes and `prepared` opens here, with its calls run at these places.
@@ -219,6 +220,7 @@ impl There {
             params: &cx.params,
             batch,
             attempt: cx.attempt,
+            keys: cx.keys.as_deref(),
             epoch: cx.epoch,
             deadline: cx.deadline,
         };
@@ -233,6 +235,9 @@ impl There {
                     time.ended(&used);
                 }
                 drop(slot);
+                if let Some(passed) = called.passed() {
+                    send::pass_from_elsewhere(passed, out, cx);
+                }
                 return next.map(drop);
             };
             let emitted = match given.params {

@@ -113,6 +113,7 @@ impl Remote {
                 batch,
                 attempt: 1,
                 epoch: Epoch::default(),
+                keys: None,
                 deadline: None,
             };
             let mut called = station.call(request).await.map_err(missed)?;

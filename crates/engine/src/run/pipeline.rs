@@ -331,7 +331,7 @@ impl Shared {
             pipeline: Arc::clone(&pipeline.name),
             stage: Arc::clone(&pipeline.name),
             folder: Arc::clone(&self.folder),
-            state_folder: Arc::clone(&self.state_folder),
+            state_folder: Some(Arc::clone(&self.state_folder)),
             clock: self.clock.clone(),
             dice: self.dice.clone(),
             storages: self.storages.clone(),

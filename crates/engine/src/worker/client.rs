@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wiredflow_core::charge::Used;
 use wiredflow_core::frame::{
-    self, CREDIT, CallRef, Done, Frame, FrameError, Hello, More, PayloadRef, Start,
+    self, CREDIT, CallRef, Done, Ended, Frame, FrameError, Hello, More, Passed, PayloadRef, Start,
 };
 use wiredflow_core::{Batch, Error, Map};
 
@@ -99,7 +99,7 @@ pub struct Given {
 #[derive(Debug)]
 enum Event {
     Output(Given),
-    Done(Option<Used>),
+    Done(Box<Ended>),
     Failed(Error, Option<Used>),
 }
 
@@ -232,6 +232,9 @@ impl Client {
             deadline: request
                 .deadline
                 .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
+            keys: request
+                .keys
+                .map(|keys| keys.iter().map(|key| &**key).collect()),
             credit: CREDIT,
         };
         let bytes = match frame::encode(&call, self.limit) {
@@ -256,6 +259,7 @@ impl Client {
             taken: 0,
             ended: false,
             used: None,
+            passed: None,
             frames: self.frames.clone(),
             shared: Arc::clone(&self.shared),
         })
@@ -273,6 +277,7 @@ pub struct Call {
     taken: u32,
     ended: bool,
     used: Option<Used>,
+    passed: Option<Passed>,
     frames: mpsc::Sender<Vec<u8>>,
     shared: Arc<Shared>,
 }
@@ -301,8 +306,8 @@ impl Call {
                 self.taken += 1;
                 Ok(Some(given))
             }
-            Some(Event::Done(used)) => {
-                (self.ended, self.used) = (true, used);
+            Some(Event::Done(end)) => {
+                self.note_end(*end);
                 Ok(None)
             }
             Some(Event::Failed(error, used)) => {
@@ -323,7 +328,7 @@ impl Call {
         while let Ok(event) = self.events.try_recv() {
             match event {
                 Event::Output(_) => {}
-                Event::Done(used) => (self.ended, self.used) = (true, used),
+                Event::Done(end) => self.note_end(*end),
                 Event::Failed(error, used) => {
                     (self.ended, self.used) = (true, used);
                     return Err(CallError::Failed(error));
@@ -337,6 +342,15 @@ impl Call {
         }
         while self.next().await?.is_some() {}
         Ok(())
+    }
+
+    fn note_end(&mut self, end: Ended) {
+        (self.ended, self.used, self.passed) = (true, end.used, end.passed);
+    }
+
+    /// What became of its input, once it has ended and where the stage hands that on itself.
+    pub fn passed(&self) -> Option<&Passed> {
+        self.passed.as_ref()
     }
 
     /// What its function has used, once it has ended and where the worker knows.

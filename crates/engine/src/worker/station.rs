@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 use wiredflow_core::charge::Used;
-use wiredflow_core::frame::Start;
+use wiredflow_core::frame::{Passed, Start};
 use wiredflow_core::{Error, ErrorKind, Result};
 
 use super::client::{Call, CallError, Client, Given, Loss};
@@ -272,6 +272,11 @@ impl Called<'_> {
             Ok(()) => Ok(()),
             Err(error) => Err(self.station.missed(&self.tenant, error).await),
         }
+    }
+
+    /// What became of its input, once it has ended and where the stage hands that on itself.
+    pub(crate) fn passed(&self) -> Option<&Passed> {
+        self.call.passed()
     }
 
     /// What the call has used, once it has ended and where the far end knows.

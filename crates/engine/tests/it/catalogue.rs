@@ -147,17 +147,13 @@ fn every_component_refuses_a_key_it_does_not_know() {
 #[test]
 fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
     let stage = |stage: &str| format!("pipelines: {{p: {{once: true, stages: [{stage}]}}}}");
-    let pipeline =
-        |key: &str| format!("pipelines: {{p: {{once: true, {key}, stages: [{{store: json}}]}}}}");
     let flow =
         |key: &str| format!("{key}\npipelines: {{p: {{once: true, stages: [{{store: json}}]}}}}");
     let later = [
         flow("engine: nats://localhost"),
         flow("remotes: {own: {workers: {engine: \"nats://localhost\"}}}"),
         flow("storages: {s: {postgres: {}}}"),
-        pipeline("isolation: process"),
         "pipelines: {p: {source: {link: x}, stages: [{store: json}]}}".to_owned(),
-        "remotes: {own: {process: {}}}\npipelines: {p: {once: true, stages: [{send: {mqtt: {broker: a, topic: b}}, remote: own}]}}".to_owned(),
         stage("{store: json, pure: true}"),
         stage("{store: json, keyed: id}"),
         stage("{store: json, pinned: true}"),

@@ -29,7 +29,7 @@ pub(crate) fn resources(folder: &Path) -> Resources {
         pipeline: "pipeline".into(),
         stage: "stage".into(),
         folder: folder.into(),
-        state_folder: folder.join(".wiredflow").into(),
+        state_folder: Some(folder.join(".wiredflow").into()),
         clock: Clock::real(),
         dice: Dice::seeded(1),
         http: HttpClients::default(),

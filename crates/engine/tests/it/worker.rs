@@ -226,6 +226,7 @@ impl Given {
             batch: &self.batch,
             attempt: 1,
             epoch: Epoch::default(),
+            keys: None,
             deadline: self.deadline,
         }
     }

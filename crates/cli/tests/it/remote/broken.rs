@@ -108,7 +108,7 @@ fn a_killed_carrier_is_replaced_when_what_it_left_there_is_over() {
     let sshd = Sshd::start();
     let (test, mut running) = start(&sshd, 60, "");
     running.wait_until(A_WHILE, || stored(&test).len() > 5);
-    let carriers = carriers_of(running.id());
+    let carriers = children_of(running.id(), "--link");
     assert_eq!(carriers.len(), 1, "{carriers:?}");
     let before = sshd.processes("--session");
     std::process::Command::new("kill")
@@ -129,8 +129,8 @@ fn a_killed_carrier_is_replaced_when_what_it_left_there_is_over() {
     assert_eq!(stored(&test), expected);
 }
 
-/// The processes that carry connections for a flow.
-fn carriers_of(flow: u32) -> Vec<u32> {
+/// The processes that a flow has started and whose command says this.
+pub(super) fn children_of(flow: u32, word: &str) -> Vec<u32> {
     let children =
         std::fs::read_to_string(format!("/proc/{flow}/task/{flow}/children")).unwrap_or_default();
     let tasks = std::fs::read_dir(format!("/proc/{flow}/task"))
@@ -146,9 +146,9 @@ fn carriers_of(flow: u32) -> Vec<u32> {
         .collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let is_link = |number: &u32| {
+    let says_it = |number: &u32| {
         let line = std::fs::read_to_string(format!("/proc/{number}/cmdline")).unwrap_or_default();
-        line.contains("--link")
+        line.contains(word)
     };
-    numbers.into_iter().filter(is_link).collect()
+    numbers.into_iter().filter(says_it).collect()
 }

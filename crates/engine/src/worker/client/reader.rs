@@ -112,7 +112,7 @@ impl Reader {
     fn take(&mut self, frame: Frame) -> Result<(), String> {
         match frame {
             Frame::Output(output) => self.take_output(output),
-            Frame::Done(done) => self.end_call(done.id, Event::Done(done.used)),
+            Frame::Done(end) => self.end_call(end.id, Event::Done(Box::new(end))),
             Frame::Error(failure) => self.take_failure(failure),
             Frame::Log(log) => {
                 self.shared.gate.log(log.level, &log.message);

@@ -69,7 +69,11 @@ fn output(id: u64, seq: u64, value: serde_json::Value) -> Frame {
 }
 
 fn done(id: u64) -> Frame {
-    Frame::Done(Ended { id, used: None })
+    Frame::Done(Ended {
+        id,
+        passed: None,
+        used: None,
+    })
 }
 
 fn pair(
