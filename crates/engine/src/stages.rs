@@ -7,7 +7,7 @@ mod filter;
 mod http;
 mod load;
 mod rename;
-pub(crate) mod send;
+mod send;
 mod set;
 mod store;
 

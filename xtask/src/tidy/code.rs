@@ -25,7 +25,7 @@ const MAY_ISSUE_RECEIPTS: &[&str] = &[
     // It says what a storage of its host has said.
     "crates/far/src/storage.rs",
     "crates/engine/src/fakes/", // the tests of a flow: what stands in for senders
-    "crates/engine/src/fakes/", // the tests of a flow: what stands in for senders
+    "crates/engine/src/remotes/stage.rs", // it says what a sender elsewhere has said
     "crates/engine/src/run/inbox/receiving.rs", // after the commit of state.db
     "crates/engine/src/run/outbox.rs", // for a record whose receipt a crash has taken
     "crates/engine/src/senders/",

@@ -131,7 +131,7 @@ fn a_call_is_the_same_bytes_borrowed_or_owned() {
     assert_eq!(bytes, encode(&owned, LIMIT).unwrap());
     assert_eq!(
         std::str::from_utf8(&bytes[4..]).unwrap(),
-        r#"{"type":"call","id":7,"attempt":1,"epoch":2,"function":"f","params":{"limit":5},"batch":{"many":[{"a":1},[2]]},"deadline":1500,"credit":4}"#
+        r#"{"type":"call","id":7,"attempt":1,"epoch":2,"function":"f","params":{"limit":5},"batch":{"many":[{"a":1},[2]]},"deadline":1500,"keys":["a","b"],"credit":4}"#
     );
     assert_eq!(
         decode(&mut BytesMut::from(&bytes[..]), LIMIT).unwrap(),

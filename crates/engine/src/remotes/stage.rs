@@ -6,13 +6,13 @@ use std::sync::Arc;
 use tokio::sync::{OnceCell, Semaphore};
 use wiredflow_core::charge::{Activity, FunctionTime};
 use wiredflow_core::stage::{AnyStage, Cx, Emitter, Stage};
+use wiredflow_core::storage::CommitReceipt;
 use wiredflow_core::{Batch, Error, Result};
 
 use super::{Calls, Errand, Place, Remote, START_WITHIN, WHOLE_STAGE, Way};
 use crate::catalogue::{OpenStage, Prepared};
 use crate::observe::Workers;
 use crate::resources::Resources;
-use crate::stages::send;
 use crate::worker::{Missed, Request, StageHost, Station};
 
 /// A stage that `errand` describes and `prepared` opens here, with its calls run at these places.
@@ -236,7 +236,9 @@ impl There {
                 }
                 drop(slot);
                 if let Some(passed) = called.passed() {
-                    send::pass_from_elsewhere(passed, out, cx);
+                    let receipt = |rows| CommitReceipt::issue(Arc::clone(&cx.stage), rows);
+                    out.pass_over(passed.over, &passed.why);
+                    out.pass(passed.confirmed.map(receipt));
                 }
                 return next.map(drop);
             };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wiredflow_core::fields::FromNode;
-use wiredflow_core::frame::{Passed, Role};
+use wiredflow_core::frame::Role;
 use wiredflow_core::node::Node;
 use wiredflow_core::stage::{Cx, Emitter, Stage};
 use wiredflow_core::storage::CommitReceipt;
@@ -120,13 +120,6 @@ fn say_passed_over(field: Option<&str>, records: usize, out: &mut Emitter<'_>) {
 /// A receipt for no rows: there was nothing to deliver.
 fn nothing_to_send(batch: &Batch, cx: &Cx) -> Option<CommitReceipt> {
     (!batch.is_empty()).then(|| CommitReceipt::issue(Arc::clone(&cx.stage), 0))
-}
-
-/// Hands on a call's input by what the far end says of it, where the stage runs elsewhere.
-pub(crate) fn pass_from_elsewhere(passed: &Passed, out: &mut Emitter<'_>, cx: &Cx) {
-    let receipt = |rows| CommitReceipt::issue(Arc::clone(&cx.stage), rows);
-    out.pass_over(passed.over, &passed.why);
-    out.pass(passed.confirmed.map(receipt));
 }
 
 /// The user's own sender: done when the function returns.
