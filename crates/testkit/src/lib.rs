@@ -38,6 +38,7 @@ mod http;
 mod ledger;
 mod mosquitto;
 mod mqtt;
+mod network;
 mod owned;
 mod python;
 mod sshd;

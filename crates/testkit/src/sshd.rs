@@ -1,6 +1,7 @@
 //! A real OpenSSH server on a free port, with a private folder, behind a proxy that can harm its connections.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     Fault, FaultProxy, Signal,
+    network::Network,
     owned::{self, Owned},
     wait::{free_port, holds_within},
 };
@@ -37,6 +39,7 @@ pub struct Sshd {
     server: Option<Owned>,
     port: u16,
     proxy: FaultProxy,
+    network: Option<Network>,
 }
 
 impl Sshd {
@@ -46,6 +49,15 @@ impl Sshd {
         Self::with("")
     }
 
+    /// Starts one in a network of its own, with no proxy before it: its cable can be pulled.
+    ///
+    /// # Errors
+    /// Why there can be no such network.
+    #[track_caller]
+    pub fn in_a_network_of_its_own() -> Result<Self, String> {
+        Network::make().map(|network| Self::placed("", &Cell::new(Some(network))))
+    }
+
     /// Starts one with more lines in its config, before our own: the first word on a thing counts.
     ///
     /// `ForceCommand` stands in for a login shell, which is this user's and not to be changed: one that prints, as by
@@ -53,6 +65,11 @@ impl Sshd {
     /// `ForceCommand exec csh -c "$SSH_ORIGINAL_COMMAND"`.
     #[track_caller]
     pub fn with(lines: &str) -> Self {
+        Self::placed(lines, &Cell::new(None))
+    }
+
+    #[track_caller]
+    fn placed(lines: &str, network: &Cell<Option<Network>>) -> Self {
         assert!(
             Path::new(SSHD).exists(),
             "there is no {SSHD}: `scripts/test` installs it (openssh-server)"
@@ -67,11 +84,15 @@ impl Sshd {
                 folder: tempfile::tempdir().unwrap(),
                 server: None,
                 port,
+                network: network.take(),
             };
             sshd.furnish(lines);
             match sshd.launch() {
                 Ok(()) => return sshd,
-                Err(error) => reason = error,
+                Err(error) => {
+                    reason = error;
+                    network.set(sshd.network.take());
+                }
             }
         }
         panic!("sshd did not start: {reason}");
@@ -83,9 +104,9 @@ impl Sshd {
         self.new_key("client_key");
         self.new_key("host_key");
         fs::copy(self.path("client_key.pub"), self.path("authorized_keys")).unwrap();
-        let (place, port) = (self.folder.path().display(), self.port);
+        let (place, port, host) = (self.folder.path().display(), self.port, self.host());
         let config = format!(
-            "{lines}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {place}/host_key\n\
+            "{lines}\nPort {port}\nListenAddress {host}\nHostKey {place}/host_key\n\
              AuthorizedKeysFile {place}/authorized_keys\nStrictModes no\nUsePAM no\nPidFile none\n\
              PermitRootLogin prohibit-password\nPasswordAuthentication no\nMaxSessions 100\nMaxStartups 100\n\
              PrintMotd no\nPermitUserRC no\nSetEnv HOME={}\n",
@@ -93,14 +114,17 @@ impl Sshd {
         );
         fs::write(self.path("sshd_config"), config).unwrap();
         let key = fs::read_to_string(self.path("host_key.pub")).unwrap();
-        let known = format!("[127.0.0.1]:{} {key}", self.port());
+        let known = format!("[{host}]:{} {key}", self.port());
         fs::write(self.known_hosts(), known).unwrap();
     }
 
     fn launch(&mut self) -> Result<(), String> {
         // Emptied, so that what it says is of this start.
         let log = fs::File::create(self.path("log")).unwrap();
-        let mut command = Command::new(SSHD);
+        let mut command = match &self.network {
+            Some(network) => network.command(SSHD),
+            None => Command::new(SSHD),
+        };
         command
             .args(["-D", "-e", "-f"])
             .arg(self.path("sshd_config"))
@@ -140,17 +164,26 @@ impl Sshd {
     /// The keys of `ssh:` in a flow file that lead here.
     pub fn route(&self) -> String {
         format!(
-            "host: {}@127.0.0.1, port: {}, identity: {}, known_hosts: {}",
+            "host: {}@{}, port: {}, identity: {}, known_hosts: {}",
             self.user(),
+            self.host(),
             self.port(),
             self.identity().display(),
             self.known_hosts().display()
         )
     }
 
-    /// The port of 127.0.0.1 at which clients come in: the proxy's.
+    /// The address at which clients come in.
+    pub fn host(&self) -> &str {
+        self.network.as_ref().map_or("127.0.0.1", Network::address)
+    }
+
+    /// The port at which clients come in: the proxy's, or in a network of its own the server's.
     pub fn port(&self) -> u16 {
-        self.proxy.port()
+        match self.network {
+            Some(_) => self.port,
+            None => self.proxy.port(),
+        }
     }
 
     /// Who is let in: the user of this process.
@@ -192,7 +225,7 @@ impl Sshd {
             .arg("-i")
             .arg(self.identity())
             .args(["-p", &self.port().to_string(), "-l", &self.user()])
-            .args(["127.0.0.1", command]);
+            .args([self.host(), command]);
         client
     }
 
@@ -214,7 +247,7 @@ impl Sshd {
         said.split_whitespace().nth(1).unwrap().to_owned()
     }
 
-    /// How many connections have come until now.
+    /// How many connections have come to the proxy until now.
     pub fn connections(&self) -> usize {
         self.proxy.connections()
     }
@@ -226,12 +259,18 @@ impl Sshd {
 
     /// Nothing goes through, and nothing is closed: a cable that somebody has pulled.
     pub fn pull_the_cable(&self) {
-        self.proxy.both(Fault::Silence);
+        match &self.network {
+            Some(network) => network.pull_the_cable(),
+            None => self.proxy.both(Fault::Silence),
+        }
     }
 
     /// The cable is in again.
     pub fn put_the_cable_in(&self) {
-        self.proxy.both(Fault::None);
+        match &self.network {
+            Some(network) => network.put_the_cable_in(),
+            None => self.proxy.both(Fault::None),
+        }
     }
 
     /// Ends the server and all connections; what was started there goes on. The proxy closes at once what comes.

@@ -57,6 +57,29 @@ fn a_pulled_cable_is_waited_for() {
 }
 
 #[test]
+fn a_machine_in_another_network_may_be_away_for_longer_than_what_runs_there_lives() {
+    let case = "a cable between two networks is pulled for 30 s";
+    let sshd = match Sshd::in_a_network_of_its_own() {
+        Ok(sshd) => sshd,
+        Err(why) => return wiredflow_testkit::skipped(case, &why),
+    };
+    let (test, mut running) = start(&sshd, 120, "");
+    running.wait_until(A_WHILE, || stored(&test).len() > 5);
+    sshd.signal("--session", Signal::Kill);
+    let had = stored(&test).len();
+    running.wait_until(A_WHILE, || stored(&test).len() > had + 5);
+    sshd.pull_the_cable();
+    std::thread::sleep(Duration::from_secs(30));
+    sshd.put_the_cable_in();
+    running.wait(Duration::from_secs(120)).assert_code(0);
+    let expected: Vec<_> = (0..120)
+        .map(|n| serde_json::json!({"n": n, "twice": 2 * n}))
+        .collect();
+    assert_eq!(stored(&test), expected);
+    wait_until(SOON, || sshd.processes("worker").is_empty());
+}
+
+#[test]
 fn a_worker_that_is_killed_is_started_again_and_its_calls_are_made_again() {
     let sshd = Sshd::start();
     let (test, mut running) = start(&sshd, 100, "");
