@@ -2,6 +2,7 @@
 
 mod asked;
 mod broken;
+mod hostile;
 mod refused;
 mod sent;
 
