@@ -1,9 +1,11 @@
 //! The far end of a stage that runs elsewhere, and the way there.
 //!
 //! ```text
-//! engine ─ Station ─ pipes ─ serve                                         remote `process`
-//! engine ─ Station ─ pipes ─ link ─ ssh ─ bridge ─ socket ─ session/serve  remote `ssh`
+//! engine ─ Station ─ pipes ─ serve                       remote `process`
+//! engine ─ Station ─ pipes ─ link ─ ssh ─ session/serve  remote `ssh`
 //! ```
+//!
+//! What `ssh` starts there is a `bridge`: it hands its streams over to the session, and is no way of theirs.
 //!
 //! `serve` speaks the worker's side of the worker protocol for one whole stage. A `session` is a `serve` that outlives
 //! its connection for a while: link and session keep what the other has not got yet (`relay`), so that a connection may
@@ -11,6 +13,7 @@
 
 mod cache;
 mod desk;
+mod handover;
 mod ledger;
 mod limits;
 mod link;

@@ -1,7 +1,7 @@
 //! A stage at another machine that outlives its connection for a while, and the bridge from a connection to it.
 //!
-//! A bridge is what `ssh` starts: it joins its standard streams with the socket of a session, and starts the session
-//! first where it is asked to. The session ends when its host says so, or when nobody has come back within its lease;
+//! A bridge is what `ssh` starts: it hands its standard streams to a session, by the session's socket, and waits until
+//! they are not used any more. It starts the session first where it is asked to. The session ends when its host says so, or when nobody has come back within its lease;
 //! with it ends all that its stage has started.
 
 use std::collections::BTreeMap;
@@ -21,15 +21,19 @@ use wiredflow_engine::functions::Functions;
 use wiredflow_engine::tasks::Tasks;
 
 use crate::cache::{self, Cache};
+use crate::handover::{hand_over, take_over};
 use crate::relay::{Carried, Relay, Token};
 use crate::serve::{Surroundings, serve};
-use crate::stdio::{Reader, Writer};
+use crate::stdio::{Reader, Streams, Writer};
 
 /// How long a session lives without a connection.
 pub const LEASE: Duration = Duration::from_secs(30);
 
 /// How long a session may take to be there.
 const START: Duration = Duration::from_secs(20);
+
+/// How long a bridge may take to hand its streams over.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// What is between a session's relay and its stage, in bytes.
 const PIPE: usize = 256 << 10;
@@ -95,19 +99,21 @@ pub enum Bridged {
     Gone,
 }
 
-/// Joins a pair of streams with a session; `new` starts it first, by the setup that the input begins with.
+/// Hands a pair of streams to a session, and waits until it has done with them; `new` starts it first, by the setup that the input begins with.
 ///
 /// # Errors
 /// Where a new session cannot be started: its words say why.
 pub async fn bridge(
     id: &str,
     new: bool,
-    (mut input, mut output): (Reader, Writer),
+    streams: Streams,
     cache: &Cache,
     clock: &Clock,
 ) -> io::Result<Bridged> {
     let folder = cache.session(checked(id)?);
     if new {
+        // Unbuffered, so that what follows is there for the session.
+        let (mut input, _) = streams.try_clone()?.open()?;
         let setup: Setup = read_first(&mut input).await?;
         cache.clean(clock);
         start(&folder, id, &setup, (cache, clock)).await?;
@@ -115,11 +121,9 @@ pub async fn bridge(
     let Ok(mut socket) = UnixStream::connect(folder.join("socket")).await else {
         return Ok(Bridged::Gone);
     };
-    let (mut from, mut to) = socket.split();
-    // The end of one is the end of both: what is on its way is sent again by the next bridge.
-    tokio::select! {
-        _ = tokio::io::copy(&mut input, &mut to) => {}
-        _ = tokio::io::copy(&mut from, &mut output) => {}
+    if hand_over(&socket, streams).await.is_ok() {
+        // The session holds the socket for as long as it has the streams, and says nothing.
+        drop(socket.read(&mut [0]).await);
     }
     Ok(Bridged::Closed)
 }
@@ -245,23 +249,27 @@ impl Session {
         });
         let relay = Relay::new(token(&self.setup.token)?, clock.clone());
         let lease = Duration::from_millis(self.setup.lease);
-        let mut connection: Option<UnixStream> = None;
+        let mut connection = None;
         loop {
-            let Some(mut stream) = connection.take() else {
+            let Some(Connection {
+                reader,
+                writer,
+                bridge: _bridge,
+            }) = connection.take()
+            else {
                 tokio::select! {
-                    accepted = self.listener.accept() => connection = accepted.ok().map(|(stream, _)| stream),
+                    next = next_connection(&self.listener, clock) => connection = Some(next),
                     () = clock.sleep(lease) => break,
                 }
                 continue;
             };
-            let (reader, writer) = stream.split();
             tokio::select! {
                 carried = relay.carry(&mut input, &mut output, reader, writer) => match carried {
                     Carried::Over => break,
                     Carried::Broken(_) => {}
                 },
                 // The host has come back before it was known that it was away.
-                accepted = self.listener.accept() => connection = accepted.ok().map(|(stream, _)| stream),
+                next = next_connection(&self.listener, clock) => connection = Some(next),
             }
         }
         drop((input, output));
@@ -275,6 +283,39 @@ impl Session {
         rustix::process::kill_current_process_group(Signal::KILL)?;
         Ok(())
     }
+}
+
+/// A connection to the host, by a bridge.
+struct Connection {
+    reader: Reader,
+    writer: Writer,
+    /// Tells the bridge by its end that the streams are not used any more.
+    bridge: UnixStream,
+}
+
+/// The next connection. A bridge that has gone before it had handed anything over is none.
+async fn next_connection(listener: &UnixListener, clock: &Clock) -> Connection {
+    loop {
+        match accept(listener, clock).await {
+            Ok(connection) => return connection,
+            // Without a pause a system that is short of descriptors would be asked without end.
+            Err(_) => clock.sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn accept(listener: &UnixListener, clock: &Clock) -> io::Result<Connection> {
+    let (bridge, _) = listener.accept().await?;
+    let streams = tokio::select! {
+        streams = take_over(&bridge) => streams?,
+        () = clock.sleep(HANDOVER) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    let (reader, writer) = streams.open()?;
+    Ok(Connection {
+        reader,
+        writer,
+        bridge,
+    })
 }
 
 fn token(text: &str) -> io::Result<Token> {

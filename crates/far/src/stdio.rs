@@ -13,8 +13,8 @@ use tokio::net::unix::pipe;
 /// The streams that were this process's standard input and output.
 #[derive(Debug)]
 pub struct Streams {
-    input: OwnedFd,
-    output: OwnedFd,
+    pub(crate) input: OwnedFd,
+    pub(crate) output: OwnedFd,
 }
 
 impl Streams {
@@ -28,6 +28,17 @@ impl Streams {
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
         rustix::stdio::dup2_stdout(io::stderr())?;
         Ok(Self { input, output })
+    }
+
+    /// The same streams once more.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            input: self.input.try_clone()?,
+            output: self.output.try_clone()?,
+        })
     }
 
     /// As streams of the runtime, which must be entered.

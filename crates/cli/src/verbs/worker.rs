@@ -107,7 +107,6 @@ impl Worker {
             false => Threads::One,
         };
         in_runtime(threads, async || {
-            let streams = streams.open().map_err(wrong)?;
             if let Some(id) = &part.bridge {
                 let cache = Cache::of_user().map_err(wrong)?;
                 let bridged = bridge(id, self.new, streams, &cache, &clock).await;
@@ -116,6 +115,7 @@ impl Worker {
                     Bridged::Gone => Ok(Exit::Parted(Parting::Gone)),
                 };
             }
+            let streams = streams.open().map_err(wrong)?;
             if part.link {
                 let Err(Refusal { parting, words }) = link(streams, &clock).await else {
                     return Ok(Exit::Done);
