@@ -3,23 +3,24 @@
 //! The REST API is that of Airflow 3 (`/api/v2`) or 2 (`/api/v1`). A run has the call's name, so that one that was started
 //! though its answer was lost is found again (409).
 
+mod api;
 mod log;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::header::HeaderValue;
+use reqwest::{Method, StatusCode};
 use wiredflow_core::charge::Activity;
 use wiredflow_core::node::Node;
 use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::{BoxFuture, Cx};
-use wiredflow_core::{Batch, Error, ErrorKind, Result, Value, config, words};
+use wiredflow_core::{Batch, Error, Result, Value, config, words};
 
 use super::{Caller, CallerKind, Order, SLOTS};
 use crate::catalogue::CheckCx;
 use crate::clock::Clock;
-use crate::http::{Auth, Basic, HttpClient, JSON, Request, Target};
+use crate::http::{HttpClient, Request, Target};
 use crate::resources::Resources;
 use crate::tasks::Tasks;
 use crate::tls::{TlsKeys, warn_if_insecure};
@@ -213,12 +214,16 @@ impl Inner {
     /// Waits until a run has ended.
     async fn follow(&self, place: &str, cx: &Cx) -> Result<End> {
         let begun = self.clock.monotonic();
-        let mut has_started = false;
+        let (mut has_started, mut heard) = (false, log::Heard::default());
         loop {
             cx.spend(Activity::External, self.clock.sleep(self.config.poll))
                 .await;
             let run = self.ask(Method::GET, place, None, &[], cx).await?;
-            match run["state"].as_str() {
+            let state = run["state"].as_str();
+            if matches!(state, Some("running" | "success" | "failed")) {
+                self.pass_on_logs(place, &mut heard, cx).await;
+            }
+            match state {
                 Some("success") => return Ok(End::Success),
                 Some("failed") => return Ok(End::Failed),
                 Some("running") => has_started = true,
@@ -229,6 +234,38 @@ impl Inner {
                 _ => {}
             }
         }
+    }
+
+    /// Logs what the tasks' own code has said since the last look. What cannot be read is read the next time.
+    async fn pass_on_logs(&self, place: &str, heard: &mut log::Heard, cx: &Cx) {
+        if self.config.api == Version::V1 {
+            return;
+        }
+        let (pipeline, stage) = (&*cx.pipeline, &*cx.stage);
+        for task in self.tasks_of(place, cx).await.unwrap_or_default() {
+            let (Some(name), Some(attempt)) =
+                (task["task_id"].as_str(), task["try_number"].as_u64())
+            else {
+                continue;
+            };
+            let Ok(log) = self.log_of(place, name, attempt, cx).await else {
+                continue;
+            };
+            for log::Line { level, text } in heard.news((name, attempt), &log["content"]) {
+                match level.as_str() {
+                    "warning" => tracing::warn!(pipeline, stage, "{text}"),
+                    "error" | "critical" => tracing::error!(pipeline, stage, "{text}"),
+                    "debug" => tracing::debug!(pipeline, stage, "{text}"),
+                    _ => tracing::info!(pipeline, stage, "{text}"),
+                }
+            }
+        }
+    }
+
+    async fn log_of(&self, place: &str, task: &str, attempt: u64, cx: &Cx) -> Result<Value> {
+        let log = format!("{place}/taskInstances/{task}/logs/{attempt}");
+        self.ask(Method::GET, &log, None, &[StatusCode::NOT_FOUND], cx)
+            .await
     }
 
     /// What the task returned.
@@ -293,11 +330,7 @@ impl Inner {
             self.config.dag
         ));
         let attempt = task["try_number"].as_u64().unwrap_or(1);
-        let log = format!("{place}/taskInstances/{name}/logs/{attempt}");
-        let Ok(log) = self
-            .ask(Method::GET, &log, None, &[StatusCode::NOT_FOUND], cx)
-            .await
-        else {
+        let Ok(log) = self.log_of(place, name, attempt, cx).await else {
             return error;
         };
         let told = log::read(&log["content"]);
@@ -309,92 +342,6 @@ impl Inner {
             true => error,
             false => error.with_trace(told.lines.join("\n")),
         }
-    }
-
-    /// Asks once, and once more with a new login where the old one is refused.
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        also: &'static [StatusCode],
-        cx: &Cx,
-    ) -> Result<Value> {
-        let mut is_new = false;
-        loop {
-            let login = self.login().filter(|_| !is_new);
-            let login = match login {
-                Some(login) => login,
-                None => {
-                    is_new = true;
-                    self.log_in(cx).await?
-                }
-            };
-            let version = self.config.api.word();
-            let mut request =
-                self.request(method.clone(), &format!("api/{version}/{path}"), body)?;
-            request.headers.insert(AUTHORIZATION, login);
-            request.also = also;
-            match self.client.ask(&request, MOST, cx).await {
-                // A token has its time.
-                Err(error) if error.kind() == ErrorKind::Config && !is_new => {
-                    self.keep_login(None);
-                }
-                Err(error) => return Err(error),
-                Ok(answer) => return answer.into_value(),
-            }
-        }
-    }
-
-    async fn log_in(&self, cx: &Cx) -> Result<HeaderValue> {
-        let AirflowAuth { username, password } = &self.config.auth;
-        let login = match self.config.api {
-            Version::V1 => Auth {
-                basic: Some(Basic {
-                    username: username.clone(),
-                    password: password.clone(),
-                }),
-                bearer: None,
-            }
-            .header()?,
-            Version::V2 => {
-                let body = serde_json::json!({"username": username.expose(), "password": password.expose()});
-                let request = self.request(Method::POST, "auth/token", Some(&body))?;
-                let answer = self.client.ask(&request, MOST, cx).await?.into_value()?;
-                let token = answer["access_token"].as_str();
-                let token = token
-                    .ok_or_else(|| Error::config("Airflow has answered a login without a token"))?;
-                let mut login = HeaderValue::from_str(&format!("Bearer {token}"))
-                    .map_err(|_| Error::config("Airflow has answered a login with an odd token"))?;
-                login.set_sensitive(true);
-                login
-            }
-        };
-        self.keep_login(Some(login.clone()));
-        Ok(login)
-    }
-
-    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Request> {
-        let mut request = self.root.clone();
-        request.method = method;
-        let root = request.url.as_str().trim_end_matches('/');
-        request.url = Url::parse(&format!("{root}/{path}"))
-            .map_err(|error| Error::config(format!("`url` is no address: {error}")))?;
-        Ok(match body {
-            Some(body) => request.with_body(body.to_string(), JSON),
-            None => request,
-        })
-    }
-
-    fn login(&self) -> Option<HeaderValue> {
-        self.login
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn keep_login(&self, login: Option<HeaderValue>) {
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
     }
 }
 

@@ -453,5 +453,9 @@ fn the_example_works_with_a_real_airflow_in_both_directions() {
     let report = wiredflow_testkit::written_rows(&test.path("data/jsonl_in_report.jsonl"));
     assert_eq!(report, [json!({"scores": 3, "best": 30})]);
     running.signal(Signal::Term);
-    running.wait(SOON).assert_code(0);
+    let ended = running.wait(SOON);
+    ended.assert_code(0);
+    // What the task has printed.
+    let printed = "scores/score attempt 1 of airflow_example__scores__score__";
+    assert!(ended.stderr.contains(printed), "{}", ended.stderr);
 }

@@ -22,20 +22,33 @@ fn start(sshd: &Sshd, count: usize, options: &str) -> (FlowTest, Running) {
 
 #[test]
 fn g19_connections_that_break_anywhere_neither_lose_nor_double_a_call() {
+    cut_at_random(200);
+}
+
+#[test]
+fn g19_a_thousand_calls_come_through_connections_that_break_anywhere() {
+    if !wiredflow_testkit::thorough() {
+        let case = "a thousand calls over connections that are cut";
+        return wiredflow_testkit::skipped(case, "it is one of `scripts/test --all`");
+    }
+    cut_at_random(1000);
+}
+
+fn cut_at_random(calls: usize) {
     let sshd = Sshd::start();
-    let (test, mut running) = start(&sshd, 200, "        parallel: 2");
+    let (test, mut running) = start(&sshd, calls, "        parallel: 2");
     let mut chance = Chance::new();
     running.wait_until(A_WHILE, || !stored(&test).is_empty());
     let mut cuts = 0;
-    while !running.has_ended() && stored(&test).len() < 190 {
+    while !running.has_ended() && stored(&test).len() < calls - 10 {
         // The first one at once: all calls may be over before a later one.
         sshd.cut();
         cuts += 1;
         std::thread::sleep(Duration::from_millis(chance.below(3000) as u64));
-        assert!(cuts < 50, "no call comes through");
+        assert!(cuts < calls, "no call comes through");
     }
     running.wait(A_WHILE).assert_code(0);
-    check_each_once(&test, 200);
+    check_each_once(&test, calls);
     assert!(
         cuts > 0 && sshd.connections() > 1,
         "{cuts} {}",
