@@ -52,9 +52,6 @@ const LATER: [&str; 2] = ["workers", "slurm"];
 /// The stages that can run elsewhere.
 const MOVABLE: [&str; 4] = ["core_logic", "configuration", "http", "send"];
 
-/// How many calls a remote works on at once, where the user says nothing.
-const SLOTS: usize = 4;
-
 /// How long a place may take to become ready: the first time a program and code are copied there, and packages installed.
 /// Each of these steps has a limit of its own.
 const START_WITHIN: Duration = Duration::from_secs(30 * 60);

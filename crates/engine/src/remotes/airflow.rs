@@ -17,7 +17,7 @@ use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::{BoxFuture, Cx};
 use wiredflow_core::{Batch, Error, Result, Value, config, words};
 
-use super::{Caller, CallerKind, Order, SLOTS};
+use super::{Caller, CallerKind, Order};
 use crate::catalogue::CheckCx;
 use crate::clock::Clock;
 use crate::http::{HttpClient, Request, Target};
@@ -69,7 +69,7 @@ config! {
         /// How long a run may wait for its start.
         queued: Duration = "10m",
         /// Calls at once, of all stages together.
-        slots: Option<usize>,
+        slots: usize = "4",
     }
 }
 
@@ -112,7 +112,7 @@ impl CallerKind for Airflow {
     }
 
     fn slots(config: &AirflowConfig) -> usize {
-        config.slots.unwrap_or(SLOTS)
+        config.slots
     }
 
     fn open(config: &AirflowConfig, resources: &Resources) -> Result<Self> {

@@ -12,7 +12,7 @@ use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::{BoxFuture, Cx};
 use wiredflow_core::{Batch, Error, Result, config};
 
-use super::{Caller, CallerKind, Order, SLOTS};
+use super::{Caller, CallerKind, Order};
 use crate::catalogue::CheckCx;
 use crate::clock::Clock;
 use crate::http::{Auth, HttpClient, JSON, Parts, Request, Target};
@@ -43,7 +43,7 @@ config! {
         /// How often an answer that takes its time is asked for, unless the service says (`Retry-After`).
         poll: Duration = "1s",
         /// Calls at once, of all stages together.
-        slots: Option<usize>,
+        slots: usize = "4",
     }
 }
 
@@ -81,7 +81,7 @@ impl CallerKind for Http {
     }
 
     fn slots(config: &HttpRemoteConfig) -> usize {
-        config.slots.unwrap_or(SLOTS)
+        config.slots
     }
 
     fn open(config: &HttpRemoteConfig, resources: &Resources) -> Result<Self> {

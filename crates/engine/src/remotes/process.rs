@@ -7,7 +7,7 @@ use wiredflow_core::fields::Size;
 use wiredflow_core::node::Node;
 use wiredflow_core::{Result, config};
 
-use super::{Remote, RemoteKind, SLOTS, Way};
+use super::{Remote, RemoteKind, Way};
 use crate::catalogue::CheckCx;
 use crate::resources::Resources;
 use crate::worker::Launch;
@@ -23,7 +23,7 @@ config! {
         /// How many cores it may use.
         cpu: Option<usize>,
         /// Calls at once, of all stages together.
-        slots: Option<usize>,
+        slots: usize = "4",
     }
 }
 
@@ -36,12 +36,12 @@ pub(super) fn of_its_own() -> Remote {
     let config = ProcessConfig {
         memory: None,
         cpu: None,
-        slots: None,
+        // They are not counted: its calls are as many as the stage makes.
+        slots: Semaphore::MAX_PERMITS,
     };
     Remote {
         name: Process::NAME.into(),
-        // Its calls are as many as the stage makes.
-        slots: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        slots: Arc::new(Semaphore::new(config.slots)),
         way: Way::Channel(Arc::new(move |resources| {
             Process::launch(&config, "of its own", resources)
         })),
@@ -65,7 +65,7 @@ impl RemoteKind for Process {
     }
 
     fn slots(config: &ProcessConfig) -> usize {
-        config.slots.unwrap_or(SLOTS)
+        config.slots
     }
 
     fn launch(config: &ProcessConfig, name: &str, resources: &Resources) -> Result<Launch> {

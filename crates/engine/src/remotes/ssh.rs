@@ -8,7 +8,7 @@ use wiredflow_core::fields::Pairs;
 use wiredflow_core::node::Node;
 use wiredflow_core::{Error, Result, config};
 
-use super::{RemoteKind, SLOTS};
+use super::RemoteKind;
 use crate::catalogue::CheckCx;
 use crate::resources::Resources;
 use crate::worker::Launch;
@@ -36,7 +36,7 @@ config! {
         /// Files and folders of the flow's folder that go along, beside its Python files: models, tables, programs.
         files: Vec<String>,
         /// Calls at once, of all stages together.
-        slots: Option<usize>,
+        slots: usize = "4",
     }
 }
 
@@ -128,7 +128,7 @@ impl RemoteKind for Ssh {
     }
 
     fn slots(config: &SshConfig) -> usize {
-        config.slots.unwrap_or(SLOTS)
+        config.slots
     }
 
     fn launch(config: &SshConfig, name: &str, resources: &Resources) -> Result<Launch> {
