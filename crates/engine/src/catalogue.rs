@@ -113,6 +113,9 @@ pub trait StorageKind: Storage + Sized + 'static {
     /// Its config.
     type Config: Config + Clone;
 
+    /// Whether it is a server elsewhere, whose silence must not hold up other storages.
+    const IS_AWAY: bool = false;
+
     /// See [`StageKind::check`].
     fn check(_config: &Self::Config, _place: &StoragePlace, _node: &Node, _cx: &mut CheckCx<'_>) {}
 
@@ -378,7 +381,7 @@ impl StorageEntry {
             let config: K::Config = read(node, cx)?;
             K::check(&config, &place, node, cx);
             let writes = K::writes(&config, &place);
-            Some(OpenStorage::new(writes, move |left, state| {
+            let opened = OpenStorage::new(writes, move |left, state| {
                 let place = StoragePlace {
                     left,
                     state,
@@ -386,7 +389,11 @@ impl StorageEntry {
                 };
                 let storage = K::open(config.clone(), &place)?;
                 Ok(Box::new(storage) as Box<dyn Storage>)
-            }))
+            });
+            Some(match K::IS_AWAY {
+                true => opened.apart(),
+                false => opened,
+            })
         }
         Self {
             card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),

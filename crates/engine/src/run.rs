@@ -162,6 +162,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
     let storages = plan.storages.iter().map(|storage: &StoragePlan| Entrusted {
         name: &storage.name,
         opener: doubts.opener(storage, state.handle()),
+        apart: storage.open.is_apart(),
     });
     let (writers, handles) = Writers::start(storages)?;
     let ahead = pipelines

@@ -4,6 +4,7 @@ mod csv;
 mod json;
 mod jsonl;
 mod owner;
+mod postgres;
 mod sqlite;
 
 use std::fmt;
@@ -24,6 +25,7 @@ pub const STORAGES: &[StorageEntry] = &[
     StorageEntry::of::<csv::Csv>(),
     StorageEntry::of::<json::Json>(),
     StorageEntry::of::<jsonl::Jsonl>(),
+    StorageEntry::of::<postgres::Postgres>(),
     StorageEntry::of::<sqlite::Sqlite>(),
 ];
 
@@ -80,6 +82,7 @@ type Open = dyn Fn(Left, Option<StateHandle>) -> Result<Box<dyn Storage>> + Send
 pub struct OpenStorage {
     open: Arc<Open>,
     writes: Arc<str>,
+    is_apart: bool,
 }
 
 impl OpenStorage {
@@ -91,7 +94,21 @@ impl OpenStorage {
         Self {
             open: Arc::new(open),
             writes: writes.into(),
+            is_apart: false,
         }
+    }
+
+    /// The same, to be held on a thread of its own.
+    pub(crate) fn apart(self) -> Self {
+        Self {
+            is_apart: true,
+            ..self
+        }
+    }
+
+    /// Whether it is to be held on a thread of its own, so that its waiting holds up no other.
+    pub fn is_apart(&self) -> bool {
+        self.is_apart
     }
 
     /// The file or table that it writes, in words.

@@ -92,6 +92,13 @@ pub(crate) fn warn_if_insecure(keys: Option<&TlsKeys>, resources: &Resources) {
     }
 }
 
+/// The same of a storage, each time that it is opened.
+pub(crate) fn warn_if_insecure_storage(keys: Option<&TlsKeys>, storage: &str) {
+    if keys.is_some_and(|keys| keys.insecure) {
+        tracing::warn!(storage, "{INSECURE}");
+    }
+}
+
 /// The contents of the files, each with its name.
 #[derive(Clone, Default)]
 pub struct TlsFiles {

@@ -215,6 +215,7 @@ async fn open(
     let entrusted = held.iter().map(|(name, opener)| Entrusted {
         name,
         opener: Arc::new(opener.clone()),
+        apart: false,
     });
     let (writers, handles) = Writers::start(entrusted)?;
     let storages = StorageHandles::new(handles);

@@ -27,6 +27,7 @@ mod own_tests;
 mod paging;
 mod peers;
 mod planted;
+mod postgres;
 mod profile;
 mod reload;
 mod remote;

@@ -15,7 +15,7 @@ use crate::storages::{Left, STORAGES, StoragePlace};
 use super::unknown;
 
 /// Storages of the interface that are not built yet.
-const LATER: [&str; 4] = ["postgres", "mysql", "mongo", "parquet"];
+const LATER: [&str; 3] = ["mysql", "mongo", "parquet"];
 
 /// A storage and where it was declared.
 #[derive(Clone, Debug)]

@@ -14,6 +14,9 @@ const PLACES: [(&str, &str); 4] = [
     ("sqlite", "path"),
 ];
 
+/// The kind of storages that are tables of a server.
+const SERVER: &str = "postgres";
+
 /// The flow's tree with all its stages in this process, wherever they run else.
 pub fn all_here(flow: &Node) -> Node {
     let mut flow = flow.clone();
@@ -90,10 +93,31 @@ impl Moving {
             return;
         };
         for entry in entries {
+            if entry.key == SERVER {
+                self.database(entry);
+            }
             let place = PLACES.iter().find(|(kind, _)| *kind == entry.key);
             if let Some((_, key)) = place {
                 self.keep(key, &mut entry.value);
             }
+        }
+    }
+
+    /// A server's table becomes one of a database file: one file for each server.
+    fn database(&mut self, entry: &mut Entry) {
+        let span = entry.value.span;
+        let (url, table) = match entry.value.as_text() {
+            Some(url) => (url.to_owned(), None),
+            None => {
+                let text = |key| Some(entry.value.entry(key)?.value.as_text()?.to_owned());
+                (text("url").unwrap_or_default(), text("table"))
+            }
+        };
+        entry.key = "sqlite".to_owned();
+        entry.value = Node::empty_map().at(span);
+        entry.value.set("path", Node::text(&url).at(span));
+        if let Some(table) = table {
+            entry.value.set("table", Node::text(&table).at(span));
         }
     }
 

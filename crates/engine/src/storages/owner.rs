@@ -70,6 +70,8 @@ pub struct Entrusted<'a> {
     pub name: &'a str,
     /// Opens it, when it is first used and after an error that leaves it in doubt.
     pub opener: StorageOpener,
+    /// Whether it has a thread of its own.
+    pub apart: bool,
 }
 
 impl fmt::Debug for Entrusted<'_> {
@@ -93,10 +95,18 @@ impl Writers {
     ) -> Result<(Self, Vec<StorageHandle>)> {
         let storages: Vec<Entrusted<'_>> = storages.into_iter().collect();
         let mut shelves: Vec<Shelf> = Vec::new();
-        shelves.resize_with(storages.len().min(THREADS), Shelf::default);
+        let shared = storages.iter().filter(|storage| !storage.apart).count();
+        let shared = shared.min(THREADS);
+        shelves.resize_with(shared, Shelf::default);
         let mut places = Vec::with_capacity(storages.len());
         for (index, storage) in storages.into_iter().enumerate() {
-            let thread = index % shelves.len();
+            let thread = match storage.apart {
+                true => {
+                    shelves.push(Shelf::default());
+                    shelves.len() - 1
+                }
+                false => index % shared,
+            };
             places.push((storage.name, thread, index));
             shelves[thread].insert(index, Owned::new(storage));
         }

@@ -152,7 +152,7 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
     let later = [
         flow("engine: nats://localhost"),
         flow("remotes: {own: {workers: {engine: \"nats://localhost\"}}}"),
-        flow("storages: {s: {postgres: {}}}"),
+        flow("storages: {s: {mysql: {}}}"),
         "pipelines: {p: {source: {link: x}, stages: [{store: json}]}}".to_owned(),
         stage("{store: json, pure: true}"),
         stage("{store: json, keyed: id}"),

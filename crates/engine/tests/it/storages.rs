@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod keys;
 pub(crate) mod noise;
+mod postgres;
 mod sqlite;
 mod upstream;
 
@@ -192,7 +193,9 @@ fn all_loaded(kind: &str, records: &[Value]) -> Value {
 #[test]
 fn every_kind_is_in_the_catalogue_with_an_example_that_opens() {
     let names: Vec<&str> = STORAGES.iter().map(|entry| entry.card.name).collect();
-    assert_eq!(names, KINDS);
+    let away = ["postgres"];
+    let (here, there): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| !away.contains(name));
+    assert_eq!((here.as_slice(), there.as_slice()), (&KINDS[..], &away[..]));
     for entry in STORAGES {
         let folder = tempfile::tempdir().unwrap();
         let config = entry.card.example.split_once(": ").unwrap().1;
@@ -265,6 +268,7 @@ async fn overwrites_that_wait_together_stay_apart() {
         let entrusted = Entrusted {
             name: "numbers",
             opener,
+            apart: false,
         };
         let (writers, mut handles) = Writers::start([entrusted]).unwrap();
         let handle = handles.remove(0);

@@ -54,6 +54,7 @@ impl Process {
         let entrusted = Entrusted {
             name: "numbers",
             opener,
+            apart: false,
         };
         let (writers, mut handles) = Writers::start([entrusted]).unwrap();
         Self {

@@ -124,6 +124,7 @@ async fn a16_a_save_that_fails_leaves_no_lock_behind() {
         let entrusted = Entrusted {
             name: "numbers",
             opener: place.check().unwrap().opener(Left::Unknown, None),
+            apart: false,
         };
         let (writers, mut handles) = Writers::start([entrusted]).unwrap();
         let handle = handles.remove(0);
