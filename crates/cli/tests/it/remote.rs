@@ -3,6 +3,7 @@
 mod asked;
 mod broken;
 mod refused;
+mod slurm;
 
 use std::time::Duration;
 

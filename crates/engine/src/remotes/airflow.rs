@@ -414,7 +414,7 @@ impl Drop for Ends {
         let (airflow, place) = (Arc::clone(&self.airflow), std::mem::take(&mut self.place));
         let tasks = airflow.tasks.clone();
         let cx = self.cx.clone();
-        tasks.spawn("cancel", async move {
+        tasks.farewell(async move {
             let failed = serde_json::json!({"state": "failed"});
             // One that cannot be told goes on for nobody.
             drop(

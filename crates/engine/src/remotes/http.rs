@@ -209,6 +209,6 @@ impl Drop for Ends {
         let client = self.client.clone();
         // It is a favour: a service that cannot be told goes on for nobody.
         self.tasks
-            .spawn("cancel", async move { client.tell(&request).await });
+            .farewell(async move { client.tell(&request).await });
     }
 }

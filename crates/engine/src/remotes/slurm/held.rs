@@ -55,17 +55,25 @@ impl Held {
     pub(super) async fn have_done(mut self, order: Order<'_>) -> Result<Batch> {
         let made = self.make(order).await;
         self.is_settled = true;
-        match &made {
-            // The next attempt goes on with what is known, unless nobody has got anything: then another place may be asked.
-            Err(error) if error.kind() == ErrorKind::Remote => {
-                if error.is_unsent() {
-                    self.files.remove().await;
-                }
-                self.slurm.keep(&self.id, self.known);
-            }
-            _ => self.files.remove().await,
+        let is_open = |error: &Error| error.kind() == ErrorKind::Remote;
+        if !made.as_ref().is_err_and(is_open) {
+            self.files.remove().await;
+            return made;
         }
-        made
+        // The next attempt goes on with what is known.
+        self.slurm.keep(&self.id, self.known);
+        if self.known.job.is_none() && !self.known.may_be_there {
+            self.files.remove().await;
+            return made;
+        }
+        // No other place may be asked, also where this question has reached nobody: the job is there.
+        made.map_err(|error| {
+            let open = Error::remote(error.message());
+            match error.retry_after() {
+                Some(wait) => open.with_retry_after(wait),
+                None => open,
+            }
+        })
     }
 
     async fn make(&mut self, order: Order<'_>) -> Result<Batch> {
@@ -217,7 +225,7 @@ impl Drop for Held {
         }
         let (slurm, files, cx) = (Arc::clone(&self.slurm), self.files.clone(), self.cx.clone());
         let tasks = slurm.tasks.clone();
-        tasks.spawn("cancel", async move {
+        tasks.farewell(async move {
             // First, for a job that is on its way to Slurm and that nothing here knows of.
             files.withdraw().await;
             let number = match known.job {
