@@ -46,10 +46,16 @@ impl Slurm {
         if !rustix::process::geteuid().is_root() {
             return Err("slurmd wants to be root".to_owned());
         }
-        let missing = SERVERS.iter().find(|name| !server(name).exists());
-        match missing {
-            None => Ok(()),
-            Some(name) => Err(format!("there is no {}", server(name).display())),
+        let mut wanted: Vec<PathBuf> = SERVERS.map(server).into();
+        wanted.push("/usr/bin/squeue".into());
+        if let Some(missing) = wanted.iter().find(|path| !path.exists()) {
+            return Err(format!("there is no {}", missing.display()));
+        }
+        let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+        let has_tokens = |folder: &Path| folder.join("slurm-wlm/auth_jwt.so").exists();
+        match folders.into_iter().any(|folder| has_tokens(&folder.path())) {
+            true => Ok(()),
+            false => Err("there is no slurm-wlm-jwt-plugin".to_owned()),
         }
     }
 

@@ -176,6 +176,11 @@ impl CallerKind for Slurm {
         if config.cpus == Some(0) {
             wrong("cpus", "`cpus` must be at least 1");
         }
+        for (name, value) in &config.env.0 {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                wrong("env", "`env` has names of variables, and their values");
+            }
+        }
         for (name, _) in &config.job.0 {
             if OURS.contains(&name.as_str()) {
                 wrong(

@@ -1,5 +1,6 @@
 //! The remote `slurm` with a real cluster of one node.
 
+mod cluster;
 mod scripted;
 
 use std::fs;
@@ -111,7 +112,7 @@ fn nothing_is_left(slurm: &Slurm) {
 }
 
 #[test]
-fn g24_a_cluster_does_the_calls_as_a_function_would() {
+fn a_cluster_does_the_calls_as_a_function_would() {
     if !can_try("a real Slurm does a stage's calls") {
         return;
     }
@@ -190,7 +191,7 @@ fn g24_a_cluster_does_the_calls_as_a_function_would() {
 }
 
 #[test]
-fn g24_a_call_that_takes_too_long_or_never_starts_ends_its_job() {
+fn a_call_that_takes_too_long_or_never_starts_ends_its_job() {
     if !can_try("a real Slurm ends the job of a call that takes too long") {
         return;
     }
@@ -229,7 +230,7 @@ fn g24_a_call_that_takes_too_long_or_never_starts_ends_its_job() {
 }
 
 #[test]
-fn g24_a_flow_that_is_killed_while_a_job_runs_has_its_call_made_again() {
+fn a_flow_that_is_killed_while_a_job_runs_has_its_call_made_again() {
     if !can_try("a flow with a real Slurm is killed") {
         return;
     }
@@ -287,7 +288,7 @@ fn post(port: u16, body: &Value) -> bool {
 }
 
 #[test]
-fn g24_the_api_may_be_away_while_jobs_run_and_when_calls_come() {
+fn the_api_may_be_away_while_jobs_run_and_when_calls_come() {
     if !can_try("the REST API of a real Slurm is away for a while") {
         return;
     }
@@ -315,7 +316,7 @@ fn remove(file: &Path) {
 }
 
 #[test]
-fn g24_a_token_at_its_end_and_a_partition_that_is_not_there_stop_the_flow() {
+fn a_token_at_its_end_and_a_partition_that_is_not_there_stop_the_flow() {
     if !can_try("a real Slurm refuses a token") {
         return;
     }

@@ -190,7 +190,7 @@ impl Api {
         let url = &self.root.url;
         if *status == StatusCode::NOT_FOUND {
             return Error::config(format!(
-                "{url}: there is no Slurm with version `{}` of its API (`api`): {words}",
+                "{url}: there is no Slurm with version `{}` of its API (`api`)",
                 self.version
             ));
         }
@@ -219,11 +219,12 @@ fn understand(answer: Answer) -> Result<Result<Value, No>> {
     let said = match answer.into_value() {
         Ok(said) => said,
         Err(error) if status.is_success() => return Err(error),
-        Err(error) => {
+        // A proxy's word, or that of a version which does not know the address.
+        Err(_) => {
             return Ok(Err(No {
                 status,
                 number: 0,
-                words: error.message().to_owned(),
+                words: format!("it answers {status}, and not as Slurm does"),
             }));
         }
     };

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn state(state: Value, exit: Value) -> State {
+    fn state(state: &Value, exit: &Value) -> State {
         let job = json!({"job_id": 7, "name": "n", "job_state": state, "exit_code": exit});
         Job::read(&job).unwrap().state
     }
@@ -193,7 +193,7 @@ mod tests {
             ),
         ] {
             let (job_state, exit) = told;
-            assert_eq!(state(job_state.clone(), exit), expected, "{job_state}");
+            assert_eq!(state(&job_state, &exit), expected, "{job_state}");
         }
         assert_eq!(Job::read(&json!({"job_state": "RUNNING"})), None);
     }
