@@ -155,6 +155,7 @@ impl Slurm {
         let mut command = Command::new(server(name));
         command
             .env("SLURM_CONF", self.config())
+            .env_remove("SLURM_JWT")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -189,6 +190,8 @@ impl Slurm {
         let output = command
             .args(arguments)
             .env("SLURM_CONF", self.config())
+            // A token of the user's own would be shown in its place.
+            .env_remove("SLURM_JWT")
             .output();
         let output = output.unwrap_or_else(|error| panic!("{program} does not run: {error}"));
         String::from_utf8_lossy(&output.stdout).into_owned()
