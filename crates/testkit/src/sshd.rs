@@ -14,6 +14,7 @@ use crate::{
     Fault, FaultProxy, Signal,
     network::Network,
     owned::{self, Owned},
+    processes,
     wait::{free_port, holds_within},
 };
 
@@ -322,19 +323,7 @@ impl Sshd {
 
     /// The numbers of the processes that run there and have this text in their arguments.
     pub fn processes(&self, text: &str) -> Vec<u32> {
-        let mark = format!("HOME={}", self.home().display());
-        numbers()
-            .filter(|number| {
-                let file =
-                    |name: &str| fs::read(format!("/proc/{number}/{name}")).unwrap_or_default();
-                let has = |bytes: Vec<u8>, text: &str| {
-                    bytes
-                        .split(|byte| *byte == 0)
-                        .any(|part| String::from_utf8_lossy(part).contains(text))
-                };
-                has(file("environ"), &mark) && has(file("cmdline"), text)
-            })
-            .collect()
+        processes::marked(&format!("HOME={}", self.home().display()), text)
     }
 
     /// Sends a signal to all of these processes.
@@ -365,7 +354,7 @@ struct Process {
 
 /// The processes below this one: its children, theirs, and so on.
 fn below(root: u32) -> Vec<Process> {
-    let mut others: Vec<_> = numbers().filter_map(look_at).collect();
+    let mut others: Vec<_> = processes::numbers().filter_map(look_at).collect();
     let mut below: Vec<Process> = Vec::new();
     loop {
         let is_below = |process: &Process| {
@@ -378,12 +367,6 @@ fn below(root: u32) -> Vec<Process> {
         below.extend(found);
         others = rest;
     }
-}
-
-/// The numbers of all processes.
-fn numbers() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Reads `NUMBER (NAME) STATE PARENT …`; `None` for one that has ended, also where nobody has asked for its end yet.
