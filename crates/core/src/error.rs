@@ -114,6 +114,13 @@ impl Error {
         self
     }
 
+    /// The same error of a call that may have reached somebody before.
+    #[must_use]
+    pub fn as_sent(mut self) -> Self {
+        self.details_mut().is_unsent = false;
+        self
+    }
+
     /// Names the one record (its index in the batch) that could not be handled, so that the engine
     /// can set it aside and go on with the others. No record of the batch may have been handled.
     #[must_use]

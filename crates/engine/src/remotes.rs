@@ -8,6 +8,7 @@ mod caller;
 mod errand;
 mod http;
 mod process;
+mod slurm;
 mod ssh;
 mod stage;
 mod trial;
@@ -43,11 +44,12 @@ pub const REMOTES: &[RemoteEntry] = &[
     RemoteEntry::calls::<airflow::Airflow>(),
     RemoteEntry::calls::<http::Http>(),
     RemoteEntry::of::<process::Process>(),
+    RemoteEntry::calls::<slurm::Slurm>(),
     RemoteEntry::of::<ssh::Ssh>(),
 ];
 
 /// Words of the interface that have no component yet.
-const LATER: [&str; 2] = ["workers", "slurm"];
+const LATER: [&str; 1] = ["workers"];
 
 /// The stages that can run elsewhere.
 const MOVABLE: [&str; 4] = ["core_logic", "configuration", "http", "send"];

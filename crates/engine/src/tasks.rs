@@ -74,6 +74,20 @@ impl Tasks {
         held.tasks.push(handle.abort_handle());
     }
 
+    /// Starts what a dropped call has to tell a peer. Unlike all others it is started after [`Tasks::abort`] too, and is not
+    /// ended by it: [`Tasks::finished`] waits for it, so it must have a limit of its own.
+    pub(crate) fn farewell(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let counted: Vec<_> = self
+            .with_parents()
+            .map(|owner| owner.0.tracker.token())
+            .collect();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the one place that spawns"
+        )]
+        drop(tokio::spawn(held_until_end(task, (counted, self.clone()))));
+    }
+
     /// Waits until all tasks have ended, those of owners below included.
     pub async fn finished(&self) {
         self.0.tracker.close();
@@ -179,6 +193,31 @@ mod tests {
         }
         root.finished().await;
         assert_eq!(ran.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_farewell_of_an_aborted_task_is_waited_for() {
+        struct Says(Tasks, Arc<AtomicUsize>);
+        impl Drop for Says {
+            fn drop(&mut self) {
+                let said = Arc::clone(&self.1);
+                self.0.farewell(async move {
+                    tokio::task::yield_now().await;
+                    said.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        }
+        let root = Tasks::default();
+        let said = Arc::default();
+        let says = Says(root.child(), Arc::clone(&said));
+        root.child().spawn("endless", async move {
+            pending::<()>().await;
+            drop(says);
+        });
+        tokio::task::yield_now().await;
+        root.abort();
+        root.finished().await;
+        assert_eq!(said.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! TLS to peers: the system's authorities, and the files that a flow names. There is no global setting.
 
+mod failure;
 mod server;
 mod verifier;
 
@@ -16,6 +17,7 @@ use wiredflow_core::{Error, Result, config};
 
 use crate::resources::Resources;
 
+pub(crate) use failure::failure;
 pub use server::ServerKeys;
 use verifier::{Trust, Verifier};
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
@@ -10,8 +11,9 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    Signal,
-    owned::Owned,
+    Identity, Signal,
+    owned::{self, Owned},
+    processes::below,
     wait::{free_port, holds_within},
 };
 
@@ -30,19 +32,32 @@ pub struct Postgres {
     programs: PathBuf,
     port: u16,
     server: Option<Owned>,
+    tls: bool,
 }
 
 impl Postgres {
     /// Starts one.
     #[track_caller]
     pub fn start() -> Self {
+        Self::launched(None)
+    }
+
+    /// Starts one that takes TLS and nothing else.
+    #[track_caller]
+    pub fn with_tls(identity: &Identity) -> Self {
+        Self::launched(Some(identity))
+    }
+
+    #[track_caller]
+    fn launched(identity: Option<&Identity>) -> Self {
         let mut postgres = Self {
             folder: tempfile::tempdir().unwrap(),
             programs: programs(),
             port: 0,
             server: None,
+            tls: identity.is_some(),
         };
-        postgres.furnish();
+        postgres.furnish(identity);
         let mut reason = String::new();
         for _ in 0..ATTEMPTS {
             postgres.port = free_port();
@@ -58,8 +73,15 @@ impl Postgres {
     }
 
     /// Makes the files of the server. Only another user than root may do that, and start it.
-    fn furnish(&self) {
+    fn furnish(&self, identity: Option<&Identity>) {
         fs::write(self.path("password"), LOGIN.1).unwrap();
+        if let Some(identity) = identity {
+            fs::copy(&identity.certificate, self.path("server.pem")).unwrap();
+            fs::copy(&identity.key, self.path("server.key")).unwrap();
+            // It takes no key that others may read.
+            fs::set_permissions(self.path("server.key"), fs::Permissions::from_mode(0o600))
+                .unwrap();
+        }
         if is_root() {
             let given = Command::new("chown")
                 .args(["-R", "postgres"])
@@ -79,6 +101,10 @@ impl Postgres {
             .expect("initdb runs");
         let said = String::from_utf8_lossy(&made.stderr);
         assert!(made.status.success(), "initdb: {said}");
+        if self.tls {
+            let rules = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
+            fs::write(self.path("data/pg_hba.conf"), rules).unwrap();
+        }
     }
 
     fn launch(&mut self) -> Result<(), String> {
@@ -95,6 +121,16 @@ impl Postgres {
                 self.folder.path().display()
             ))
             .stderr(log);
+        if self.tls {
+            command.args([
+                "-c",
+                "ssl=on",
+                "-c",
+                "ssl_cert_file=../server.pem",
+                "-c",
+                "ssl_key_file=../server.key",
+            ]);
+        }
         let mut server = Owned::start(&mut command).expect("postgres starts");
         let log = || fs::read_to_string(self.path("log")).unwrap_or_default();
         let mut ended = false;
@@ -179,8 +215,8 @@ impl Postgres {
     /// Ends it by SIGKILL, with all that it has started.
     #[track_caller]
     pub fn kill9(&mut self) {
+        self.signal(Signal::Kill);
         let mut server = self.server.take().expect("PostgreSQL runs");
-        server.signal_group(Signal::Kill);
         server.wait(USUAL).expect("PostgreSQL ends on SIGKILL");
     }
 
@@ -199,8 +235,9 @@ impl Postgres {
     #[track_caller]
     fn signal(&self, signal: Signal) {
         let server = self.server.as_ref().expect("PostgreSQL runs");
+        // Each is the leader of a session of its own.
         for process in below(server.child.id()) {
-            owned::signal(process, signal);
+            owned::signal(process.number, signal);
         }
         server.signal(signal);
     }
@@ -220,8 +257,8 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let Some(server) = &self.server {
-            server.signal_group(Signal::Kill);
+        if self.server.is_some() {
+            self.signal(Signal::Kill);
         }
     }
 }

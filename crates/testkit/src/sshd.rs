@@ -14,6 +14,7 @@ use crate::{
     Fault, FaultProxy, Signal,
     network::Network,
     owned::{self, Owned},
+    processes::{self, below},
     wait::{free_port, holds_within},
 };
 
@@ -322,19 +323,7 @@ impl Sshd {
 
     /// The numbers of the processes that run there and have this text in their arguments.
     pub fn processes(&self, text: &str) -> Vec<u32> {
-        let mark = format!("HOME={}", self.home().display());
-        numbers()
-            .filter(|number| {
-                let file =
-                    |name: &str| fs::read(format!("/proc/{number}/{name}")).unwrap_or_default();
-                let has = |bytes: Vec<u8>, text: &str| {
-                    bytes
-                        .split(|byte| *byte == 0)
-                        .any(|part| String::from_utf8_lossy(part).contains(text))
-                };
-                has(file("environ"), &mark) && has(file("cmdline"), text)
-            })
-            .collect()
+        processes::marked(&format!("HOME={}", self.home().display()), text)
     }
 
     /// Sends a signal to all of these processes.
@@ -354,48 +343,4 @@ impl Drop for Sshd {
             self.processes("").is_empty()
         });
     }
-}
-
-/// A process that has not ended.
-struct Process {
-    number: u32,
-    parent: u32,
-    name: String,
-}
-
-/// The processes below this one: its children, theirs, and so on.
-fn below(root: u32) -> Vec<Process> {
-    let mut others: Vec<_> = numbers().filter_map(look_at).collect();
-    let mut below: Vec<Process> = Vec::new();
-    loop {
-        let is_below = |process: &Process| {
-            process.parent == root || below.iter().any(|above| above.number == process.parent)
-        };
-        let (found, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(is_below);
-        if found.is_empty() {
-            return below;
-        }
-        below.extend(found);
-        others = rest;
-    }
-}
-
-/// The numbers of all processes.
-fn numbers() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// Reads `NUMBER (NAME) STATE PARENT …`; `None` for one that has ended, also where nobody has asked for its end yet.
-fn look_at(number: u32) -> Option<Process> {
-    let text = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
-    let (start, rest) = text.rsplit_once(") ")?;
-    let mut words = rest.split(' ');
-    let state = words.next()?;
-    Some(Process {
-        number,
-        parent: words.next()?.parse().ok()?,
-        name: start.split_once('(')?.1.to_owned(),
-    })
-    .filter(|_| !["Z", "X"].contains(&state))
 }

@@ -71,11 +71,16 @@ fn a1_a3_kills_of_the_service_and_of_the_server_lose_and_double_nothing() {
     running.signal(Signal::Term);
     running.wait(SOON).assert_code(0);
     let stored = server.ask("SELECT n FROM rows ORDER BY _id");
-    let stored = stored.lines().map(|line| line.parse().unwrap()).collect();
+    let stored: Vec<_> = stored
+        .lines()
+        .map(|line| line.parse::<u64>().unwrap())
+        .collect();
     let messages = ledger.acked.len();
     assert!(messages > kills, "only {messages} messages");
     let doubled = ledger.duplicates_in("to_postgres", stored, known);
-    tell(&format!("to_postgres: {kills} kills, {messages} messages, 0 lost, {doubled} stored twice"));
+    tell(&format!(
+        "to_postgres: {kills} kills, {messages} messages, 0 lost, {doubled} stored twice"
+    ));
     assert_eq!(doubled, 0);
 }
 
@@ -101,7 +106,9 @@ fn a_server_that_is_frozen_holds_up_nobody_else() {
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
     server.thaw();
     let mut running = test.spawn(["run", "flow.yaml"]);
-    running.wait_until(SOON, || server.ask("SELECT count(*) FROM rows WHERE n = 2") == "1");
+    running.wait_until(SOON, || {
+        server.ask("SELECT count(*) FROM rows WHERE n = 2") == "1"
+    });
     running.signal(Signal::Term);
     running.wait(SOON).assert_code(0);
 }

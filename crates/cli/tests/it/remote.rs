@@ -5,6 +5,7 @@ mod broken;
 mod hostile;
 mod refused;
 mod sent;
+mod slurm;
 
 use std::time::Duration;
 

@@ -190,8 +190,11 @@ impl Airflow {
             // A run of which nothing is known goes on: the next attempt asks for the same.
             Err(_) => true,
         };
-        match ended? {
-            End::Success => inner.result(&place, order.cx).await,
+        match ended.map_err(Error::as_sent)? {
+            End::Success => {
+                let made = inner.result(&place, order.cx).await;
+                made.map_err(Error::as_sent)
+            }
             End::Failed => Err(inner.failure(&place, order.cx).await),
             End::StillQueued => Err(Error::data(format!(
                 "the run is still queued after {}: does Airflow's scheduler run, and is the DAG not paused?",
@@ -361,7 +364,7 @@ impl Drop for Ends {
         let (airflow, place) = (Arc::clone(&self.airflow), std::mem::take(&mut self.place));
         let tasks = airflow.tasks.clone();
         let cx = self.cx.clone();
-        tasks.spawn("cancel", async move {
+        tasks.farewell(async move {
             let failed = serde_json::json!({"state": "failed"});
             // One that cannot be told goes on for nobody.
             drop(

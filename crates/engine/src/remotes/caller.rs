@@ -68,7 +68,15 @@ pub(super) struct Calls {
     /// The stage's own params.
     params: Map,
     dice: Dice,
-    names: Mutex<HashMap<[u8; 32], Arc<str>>>,
+    names: Mutex<HashMap<[u8; 32], Known>>,
+}
+
+/// A call whose last attempt has left open whether it was done.
+#[derive(Clone, Debug)]
+struct Known {
+    name: Arc<str>,
+    /// Whether an attempt may have reached somebody.
+    may_be_there: bool,
 }
 
 impl Calls {
@@ -88,19 +96,29 @@ impl Calls {
             params.insert(name.clone(), value.clone());
         }
         let content = self.content(batch, &params, cx)?;
-        let id = self.name(content, cx);
+        let known = self.known(content, cx);
         let order = Order {
-            id: &id,
+            id: &known.name,
             batch,
             params: &params,
             cx,
         };
         let result = self.caller.call(order).await;
-        let is_open = |error: &Error| error.kind() == ErrorKind::Remote;
-        if !result.as_ref().is_err_and(is_open) {
-            self.names().remove(&content);
+        match &result {
+            Err(error) if error.kind() == ErrorKind::Remote => {
+                if let Some(kept) = self.names().get_mut(&content) {
+                    kept.may_be_there |= !error.is_unsent();
+                }
+            }
+            _ => {
+                self.names().remove(&content);
+            }
         }
-        result
+        // Another place must not do what an attempt before may have begun here.
+        match known.may_be_there {
+            true => result.map_err(Error::as_sent),
+            false => result,
+        }
     }
 
     /// What tells one call from others, but for those that are the same.
@@ -112,13 +130,13 @@ impl Calls {
         Ok(Sha256::digest(&text).into())
     }
 
-    /// The call's name: that of the attempt before, if there was one.
-    fn name(&self, content: [u8; 32], cx: &Cx) -> Arc<str> {
+    /// The call under its name: that of the attempt before, if there was one.
+    fn known(&self, content: [u8; 32], cx: &Cx) -> Known {
         let mut names = self.names();
         if cx.attempt > 1
             && let Some(known) = names.get(&content)
         {
-            return Arc::clone(known);
+            return known.clone();
         }
         if names.len() >= NAMES {
             names.clear();
@@ -126,11 +144,15 @@ impl Calls {
         let (flow, pipeline, stage) = (&cx.flow, &cx.pipeline, &cx.stage);
         let number = self.dice.number();
         let name: Arc<str> = format!("{flow}__{pipeline}__{stage}__{number:016x}").into();
-        names.insert(content, Arc::clone(&name));
-        name
+        let known = Known {
+            name,
+            may_be_there: false,
+        };
+        names.insert(content, known.clone());
+        known
     }
 
-    fn names(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<str>>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<[u8; 32], Known>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

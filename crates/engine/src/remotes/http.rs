@@ -10,7 +10,7 @@ use wiredflow_core::fields::Pairs;
 use wiredflow_core::node::Node;
 use wiredflow_core::secret::Secret;
 use wiredflow_core::stage::{BoxFuture, Cx};
-use wiredflow_core::{Batch, Error, Result, config};
+use wiredflow_core::{Batch, Error, ErrorKind, Result, config};
 
 use super::{Caller, CallerKind, Order};
 use crate::catalogue::CheckCx;
@@ -157,7 +157,12 @@ impl Http {
                 .cx
                 .spend(Activity::External, self.clock.sleep(wait))
                 .await;
-            answer = self.client.ask(&request, MOST, order.cx).await?;
+            let asked = self.client.ask(&request, MOST, order.cx).await;
+            if let (Err(error), Some(ends)) = (&asked, &mut under_way) {
+                // It goes on: the next attempt asks for the same.
+                ends.is_over = error.kind() == ErrorKind::Remote;
+            }
+            answer = asked.map_err(Error::as_sent)?;
         }
         if let Some(ends) = &mut under_way {
             ends.is_over = true;
@@ -209,6 +214,6 @@ impl Drop for Ends {
         let client = self.client.clone();
         // It is a favour: a service that cannot be told goes on for nobody.
         self.tasks
-            .spawn("cancel", async move { client.tell(&request).await });
+            .farewell(async move { client.tell(&request).await });
     }
 }

@@ -161,7 +161,7 @@ impl Running {
             SessionOutcome::Failed
         };
         // First: the state keeps how far the storages' files are committed.
-        self.writers.close().await;
+        self.writers.close(&shared.clock).await;
         // Without it the end must not look like one in order.
         let closed = match self.doubts.changed() {
             None => Ok(()),

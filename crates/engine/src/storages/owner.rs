@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use wiredflow_core::delivery::Mark;
@@ -16,6 +17,7 @@ use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, SqlVi
 use wiredflow_core::{Batch, Error, ErrorKind, Result, Value};
 
 use crate::catalogue::StorageOpener;
+use crate::clock::Clock;
 
 use seen::Seen;
 
@@ -24,6 +26,9 @@ const THREADS: usize = 4;
 
 /// How many calls may wait for a thread before callers wait.
 const QUEUE: usize = 64;
+
+/// How long the end waits for a server that does not answer. What it was sent and has not committed, it forgets.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The most rows of one group commit.
 const GROUP_ROWS: usize = 8192;
@@ -82,7 +87,13 @@ impl fmt::Debug for Entrusted<'_> {
 
 /// The writer threads of a flow. Dropped, they end when the last handle is gone.
 pub struct Writers {
-    threads: Vec<(mpsc::Sender<Job>, oneshot::Receiver<()>)>,
+    threads: Vec<Thread>,
+}
+
+struct Thread {
+    jobs: mpsc::Sender<Job>,
+    closed: oneshot::Receiver<()>,
+    apart: bool,
 }
 
 impl Writers {
@@ -110,29 +121,45 @@ impl Writers {
             places.push((storage.name, thread, index));
             shelves[thread].insert(index, Owned::new(storage));
         }
-        let threads = shelves.into_iter().map(start_thread);
+        let threads = shelves.into_iter().enumerate();
+        let threads = threads.map(|(number, shelf)| start_thread(shelf, number >= shared));
         let threads = threads.collect::<Result<Vec<_>>>()?;
         let handle = |(name, thread, index): (&str, usize, usize)| StorageHandle {
             name: name.into(),
             index,
-            jobs: threads[thread].0.clone(),
+            jobs: threads[thread].jobs.clone(),
         };
         let handles = places.into_iter().map(handle).collect();
         Ok((Self { threads }, handles))
     }
 
-    /// Waits until everything queued is done and all storages are closed. Handles that are left, in
+    /// Waits until everything queued is done and all storages are closed, but not for long for one that is a server
+    /// elsewhere. Handles that are left, in
     /// the hands of a function that does not end, answer with an error from then on.
-    pub async fn close(self) {
-        for (jobs, closed) in self.threads {
-            // An error means that the thread is gone already.
-            drop(jobs.send(Job::Close).await);
-            drop(closed.await);
+    pub async fn close(self, clock: &Clock) {
+        for Thread {
+            jobs,
+            closed,
+            apart,
+        } in self.threads
+        {
+            let close = async {
+                // An error means that the thread is gone already.
+                drop(jobs.send(Job::Close).await);
+                drop(closed.await);
+            };
+            match apart {
+                false => close.await,
+                true => tokio::select! {
+                    () = close => {}
+                    () = clock.sleep(FAREWELL) => {}
+                },
+            }
         }
     }
 }
 
-fn start_thread(shelf: Shelf) -> Result<(mpsc::Sender<Job>, oneshot::Receiver<()>)> {
+fn start_thread(shelf: Shelf, apart: bool) -> Result<Thread> {
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (closed, close) = oneshot::channel();
     std::thread::Builder::new()
@@ -143,7 +170,11 @@ fn start_thread(shelf: Shelf) -> Result<(mpsc::Sender<Job>, oneshot::Receiver<()
             closed.send(()).unwrap_or_default();
         })
         .map_err(|error| Error::remote(format!("cannot start a writer thread: {error}")))?;
-    Ok((jobs, close))
+    Ok(Thread {
+        jobs,
+        closed: close,
+        apart,
+    })
 }
 
 impl fmt::Debug for Writers {

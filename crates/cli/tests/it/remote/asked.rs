@@ -165,6 +165,43 @@ fn a_service_that_is_away_leaves_its_calls_to_the_next_place() {
 }
 
 #[test]
+fn a_service_that_goes_away_with_a_call_keeps_it_though_another_place_is_there() {
+    let mut peer = HttpPeer::start();
+    peer.on("/run", Reply::code(202).header("Location", "/jobs/0"));
+    peer.on("/jobs/0", Reply::code(202));
+    let remote = format!("http: {{url: \"{}\", poll: 20ms}}", peer.url("/run"));
+    let test = flow(
+        &remote,
+        1,
+        "        retry: {backoff: 100ms, max: 200ms, attempts: 100}",
+    );
+    let text = test
+        .read("flow.yaml")
+        .replace("{params: {factor: 3}}", "{python: \"logic.py:here\"}");
+    test.file(
+        "flow.yaml",
+        &text.replace("remote: score", "remote: [score, local]"),
+    );
+    let running = test.spawn(["run", "flow.yaml", "--once"]);
+    peer.wait_for("/jobs/0", 2, A_WHILE);
+    peer.go_away();
+    // Long enough for a poll, and for an attempt or two more, to be refused.
+    std::thread::sleep(Duration::from_secs(1));
+    peer.on("/jobs/0", Reply::json(json!([{"made": 0}])));
+    peer.come_back();
+    running.wait(A_WHILE).assert_code(0);
+    assert_eq!(stored(&test), [json!({"made": 0})]);
+    let asked = peer.requests_to("/run");
+    let keys: std::collections::BTreeSet<_> = asked
+        .iter()
+        .map(|request| request.header("idempotency-key"))
+        .collect();
+    assert!(asked.len() > 1 && keys.len() == 1, "{keys:?}");
+    let ended = |request: &Request| request.method == "DELETE";
+    assert!(!peer.requests_to("/jobs/0").iter().any(ended));
+}
+
+#[test]
 fn a_test_answers_for_what_a_service_does() {
     let test = flow("http: {url: \"http://localhost:1/run\"}", 2, "");
     test.file(

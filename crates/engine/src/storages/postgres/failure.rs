@@ -3,6 +3,8 @@
 use tokio_postgres::error::{DbError, SqlState};
 use wiredflow_core::Error;
 
+use crate::tls;
+
 /// A failure on its way to become the caller's [`Error`]; it exists so that `?` works.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -39,6 +41,9 @@ impl From<Error> for Failure {
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(told) = error.as_db_error() else {
+            if let Some(error) = of_tls(&error) {
+                return Self::from(tls::failure(error));
+            }
             // Its source says what it is about: a name that is not known, a connection that was refused.
             let reason = std::error::Error::source(&error);
             let reason = reason.map_or_else(|| error.to_string(), ToString::to_string);
@@ -61,6 +66,13 @@ impl From<tokio_postgres::Error> for Failure {
             _ => Self::from(Error::remote(message)),
         }
     }
+}
+
+/// The failure of TLS that is behind it.
+fn of_tls(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
+    let cause = std::error::Error::source(error)?;
+    let cause = cause.downcast_ref::<std::io::Error>()?;
+    cause.get_ref()?.downcast_ref()
 }
 
 /// What the server says, in one line.

@@ -10,6 +10,7 @@ use wiredflow_core::delivery::{Identity, Mark, Parcel, Settle, Settled, Token};
 use wiredflow_core::storage::{Epoch, Mapping, Query};
 use wiredflow_core::{Batch, Error};
 use wiredflow_engine::catalogue::OpenStorage;
+use wiredflow_engine::clock::Clock;
 use wiredflow_engine::state::{FileCommit, FileLine, State};
 use wiredflow_engine::storages::{Entrusted, Left, RowsOf, StorageHandle, Writers};
 
@@ -99,7 +100,7 @@ impl Process {
 
     /// All that was asked for is done, and nothing is ended in order.
     fn kill(self) {
-        self.runtime.block_on(self.writers.close());
+        self.runtime.block_on(self.writers.close(&Clock::real()));
     }
 }
 

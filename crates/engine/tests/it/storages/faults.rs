@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use wiredflow_core::storage::{Epoch, Mapping, Query};
 use wiredflow_core::{Batch, ErrorKind};
+use wiredflow_engine::clock::Clock;
 use wiredflow_engine::storages::{Entrusted, Left, RowsOf, Writers};
 
 use super::{KINDS, Place, check_refused, commit, load, try_commit};
@@ -147,7 +148,7 @@ async fn a16_a_save_that_fails_leaves_no_lock_behind() {
         let stored = handle.load(Query::default()).await.unwrap().into_document();
         assert_eq!(stored.as_array().unwrap().len(), 2, "{kind}");
         drop(handle);
-        writers.close().await;
+        writers.close(&Clock::real()).await;
         assert_eq!(numbers(&place), [0, 9], "{kind}");
     }
 }

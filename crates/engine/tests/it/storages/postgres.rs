@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wiredflow_core::ErrorKind;
 use wiredflow_core::storage::{Cursor, Epoch, Loaded, Mapping, Query};
-use wiredflow_testkit::Postgres;
+use wiredflow_testkit::{Authority, Postgres};
 
 use super::{Place, check_refused, commit, load, try_commit};
 
@@ -283,5 +283,32 @@ fn two_flows_may_share_a_table() {
     assert_eq!(
         server.ask("SELECT count(*) FROM (SELECT DISTINCT who, n FROM numbers) AS all_of_them"),
         "200"
+    );
+}
+
+#[test]
+fn certificates_are_verified() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let server = Postgres::with_tls(&authority.server());
+    let ca = authority.path();
+    let tls = format!("tls: {{ca: \"{}\"}}", ca.display());
+    let mut place = place(&server, folder.path());
+    let mut open = |more: &str, url: String| {
+        place.config = Box::leak(format!("{{url: \"{url}\", {more}}}").into_boxed_str());
+        place.try_open()
+    };
+    let mut storage = open(&tls, server.url()).unwrap();
+    commit(storage.as_mut(), &[json!({"n": 1})]);
+    let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'wiredflow'";
+    assert_eq!(server.ask(encrypted), "t");
+    // Nobody vouches for it, or it is not asked for at all.
+    let words = ["signed by nobody who is trusted here"];
+    check_refused(open("tls: {}", server.url()), ErrorKind::Config, &words);
+    let required = format!("{}?sslmode=require", server.url());
+    check_refused(open("", required), ErrorKind::Config, &words);
+    check_refused(
+        open("", server.url()),
+        ErrorKind::Config,
+        &["no encryption"],
     );
 }
