@@ -12,7 +12,8 @@ mod table;
 
 use std::sync::Arc;
 
-use tokio_postgres::{Config as Address, Transaction};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config as Address, Transaction};
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
 use wiredflow_core::secret::Secret;
@@ -26,7 +27,7 @@ use crate::sql::names::check_name;
 use crate::tls::TlsKeys;
 use failure::Failure;
 use server::Server;
-use table::Table;
+use table::{Pace, Plan, Table};
 
 config! {
     /// A table of a PostgreSQL database (12 or newer), with a column for each field.
@@ -46,6 +47,8 @@ pub(crate) struct Postgres {
     name: Arc<str>,
     server: Server,
     table: Table,
+    /// The table of the positions is there.
+    has_cursors: bool,
 }
 
 impl StorageKind for Postgres {
@@ -98,6 +101,7 @@ impl StorageKind for Postgres {
             name: Arc::clone(&place.name),
             table: table.map_err(|failure| failure.into_error(&told))?,
             server,
+            has_cursors: false,
         })
     }
 }
@@ -123,25 +127,20 @@ impl Storage for Postgres {
         let nothing = to_write.is_empty() && self.table.mapping() != Mapping::Overwrite;
         if !nothing || !cursors.is_empty() {
             let plan = self.table.plan(to_write)?;
-            let table = &self.table;
+            let (table, has_cursors) = (&self.table, self.has_cursors);
             let written = self.server.run(async |client| {
-                let transaction = client.transaction().await?;
-                let written = async {
-                    keep_cursors(&transaction, table.name(), cursors, epoch).await?;
-                    table.write(&transaction, &plan).await
-                };
-                match written.await {
-                    Ok(()) => Ok(transaction.commit().await?),
-                    Err(failure) => {
-                        // Dropped, it would roll back when the connection is used again, and hold its locks until then. One
-                        // that cannot has lost its connection, and with it the transaction.
-                        drop(transaction.rollback().await);
-                        Err(failure)
+                let commit = (&plan, cursors, epoch, has_cursors);
+                match write(client, table, commit, Pace::Together).await {
+                    // One of them is refused: which one, only each alone can tell.
+                    Err(failure) if failure.is_of_a_value => {
+                        write(client, table, commit, Pace::Alone).await
                     }
+                    written => written,
                 }
             });
             written.map_err(|failure| failure.into_error(self.server.told()))?;
             self.table.keep(plan);
+            self.has_cursors |= !cursors.is_empty();
         }
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
     }
@@ -173,6 +172,47 @@ impl Storage for Postgres {
     }
 }
 
+/// Writes one commit in a transaction.
+async fn write(
+    client: &mut Client,
+    table: &Table,
+    (plan, cursors, epoch, has_cursors): (&Plan, &[Cursor], Epoch, bool),
+    pace: Pace,
+) -> Result<(), Failure> {
+    let transaction = client.transaction().await?;
+    let written = async {
+        if !cursors.is_empty() || epoch != Epoch::default() {
+            if !has_cursors {
+                make_cursors(&transaction).await?;
+            }
+            keep_cursors(&transaction, table.name(), cursors, epoch).await?;
+        }
+        table.write(&transaction, plan, pace).await
+    };
+    match written.await {
+        Ok(()) => Ok(transaction.commit().await?),
+        Err(failure) => {
+            // Dropped, it would roll back when the connection is used again, and hold its locks until then. One that
+            // cannot has lost its connection, and with it the transaction.
+            drop(transaction.rollback().await);
+            Err(failure)
+        }
+    }
+}
+
+/// Makes the table of the sources' positions, where there is none.
+async fn make_cursors(transaction: &Transaction<'_>) -> Result<(), Failure> {
+    // Two that make it at once would fail: one waits for the other here.
+    let missing = "SELECT pg_advisory_xact_lock(hashtext('_wiredflow_cursors')) WHERE to_regclass('_wiredflow_cursors') IS NULL";
+    if transaction.query_typed_opt(missing, &[]).await?.is_some() {
+        let sql = "CREATE TABLE IF NOT EXISTS _wiredflow_cursors (
+                       storage text NOT NULL, source text NOT NULL, position text, epoch numeric NOT NULL,
+                       PRIMARY KEY (storage, source))";
+        transaction.batch_execute(sql).await?;
+    }
+    Ok(())
+}
+
 /// Keeps the sources' positions, unless a later owner has been here.
 async fn keep_cursors(
     transaction: &Transaction<'_>,
@@ -180,17 +220,6 @@ async fn keep_cursors(
     cursors: &[Cursor],
     epoch: Epoch,
 ) -> Result<(), Failure> {
-    if cursors.is_empty() && epoch == Epoch::default() {
-        return Ok(());
-    }
-    // Two that make it at once would fail: one waits for the other here.
-    let made = "SELECT pg_advisory_xact_lock(hashtext('_wiredflow_cursors')) WHERE to_regclass('_wiredflow_cursors') IS NULL";
-    if transaction.query_opt(made, &[]).await?.is_some() {
-        let sql = "CREATE TABLE IF NOT EXISTS _wiredflow_cursors (
-                       storage text NOT NULL, source text NOT NULL, position text, epoch numeric NOT NULL,
-                       PRIMARY KEY (storage, source))";
-        transaction.batch_execute(sql).await?;
-    }
     let sql = "INSERT INTO _wiredflow_cursors AS known (storage, source, position, epoch)
                VALUES ($1, $2, $3, $4::text::numeric)
                ON CONFLICT (storage, source) DO UPDATE SET position = excluded.position, epoch = excluded.epoch
@@ -207,7 +236,15 @@ async fn keep_cursors(
     };
     for (source, position) in places {
         let kept = transaction
-            .execute(sql, &[&table, &source, &position, &number])
+            .execute_typed(
+                sql,
+                &[
+                    (&table, Type::TEXT),
+                    (&source, Type::TEXT),
+                    (&position, Type::TEXT),
+                    (&number, Type::TEXT),
+                ],
+            )
             .await?;
         if kept != 1 {
             return Err(Failure::from(Error::config(format!(

@@ -315,6 +315,7 @@ fn update_keeps_one_object_with_the_newest_of_each_field() {
         storage = place.open();
         commit(storage.as_mut(), &[json!({"c": "new", "b": {"y": 2}})]);
         commit(storage.as_mut(), &[]);
+        commit(storage.as_mut(), &[json!({})]);
         let expected = loaded(kind, &json!({"a": 2, "b": {"y": 2}, "c": "new"}));
         assert_eq!(load(storage.as_mut()), expected, "{kind}");
         drop(storage);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 use wiredflow_core::storage::{Loaded, Mapping, Query};
 use wiredflow_core::{Error, Map, Result, Value};
@@ -66,6 +67,15 @@ struct Group {
     columns: Vec<String>,
     /// Each row by its place in the commit, as a JSON object.
     rows: Vec<(usize, String)>,
+}
+
+/// How rows are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// All that are alike in one statement.
+    Together,
+    /// Each in a statement of its own, which can be told when it is refused.
+    Alone,
 }
 
 /// Whether a name can be a table's.
@@ -183,6 +193,7 @@ impl Table {
         &self,
         transaction: &Transaction<'_>,
         plan: &Plan,
+        pace: Pace,
     ) -> Result<(), Failure> {
         let table = quote(&self.name);
         self.make_columns(transaction, plan).await?;
@@ -192,36 +203,40 @@ impl Table {
             transaction.execute(&sql, &[]).await?;
         }
         for group in &plan.groups {
+            if self.mapping == Mapping::Update && group.columns.is_empty() {
+                // It says nothing of the one row, and is none of its own.
+                continue;
+            }
             let (update, insert) = self.statements(group);
-            if let Some(update) = update
-                && let Some((_, row)) = group.rows.first()
-                && transaction.execute(&update, &[row]).await? > 0
-            {
-                continue;
-            }
-            let all = self.all_of(group);
-            transaction.batch_execute("SAVEPOINT rows").await?;
-            let Err(error) = transaction.execute(&insert, &[&all]).await else {
-                transaction.batch_execute("RELEASE rows").await?;
-                continue;
-            };
-            let failure = Failure::from(error);
-            if !failure.is_of_a_value {
-                return Err(failure);
-            }
-            // One of them is refused: which one, only each alone can tell.
-            for (index, row) in &group.rows {
-                transaction.batch_execute("ROLLBACK TO rows").await?;
-                let alone = format!("[{row}]");
-                if let Err(error) = transaction.execute(&insert, &[&alone]).await {
-                    let failure = Failure::from(error);
-                    return Err(match failure.is_of_a_value {
-                        true => failure.of_record(*index),
-                        false => failure,
-                    });
+            let all = [(0, self.all_of(group))];
+            let each: Vec<(usize, String)>;
+            let portions = match pace {
+                Pace::Together => all.as_slice(),
+                Pace::Alone => {
+                    let alone = |(index, row): &(usize, String)| (*index, format!("[{row}]"));
+                    each = group.rows.iter().map(alone).collect();
+                    each.as_slice()
                 }
+            };
+            for (index, rows) in portions {
+                let refused = |error| {
+                    let failure = Failure::from(error);
+                    match (pace, failure.is_of_a_value) {
+                        (Pace::Alone, true) => failure.of_record(*index),
+                        _ => failure,
+                    }
+                };
+                let given: [(&(dyn ToSql + Sync), Type); 1] = [(rows, Type::TEXT)];
+                if let Some(update) = &update {
+                    // The one row of `mapping: update`.
+                    let changed = transaction.execute_typed(update, &given);
+                    if changed.await.map_err(refused)? > 0 {
+                        continue;
+                    }
+                }
+                let added = transaction.execute_typed(&insert, &given);
+                added.await.map_err(refused)?;
             }
-            return Err(failure);
         }
         Ok(())
     }
@@ -271,7 +286,7 @@ impl Table {
             insert.push_str(&format!(" ON CONFLICT ({key}) DO {action}"));
         }
         let update = (self.mapping == Mapping::Update).then(|| {
-            let given = format!("json_populate_record(NULL::{table}, $1::text::json) AS given");
+            let given = format!("json_populate_recordset(NULL::{table}, $1::text::json) AS given");
             format!("UPDATE {table} SET {} FROM {given}", set("given", None))
         });
         (update, insert)

@@ -134,11 +134,13 @@ impl Table {
             }
             Ok(changed)
         };
-        let updates = self.mapping == Mapping::Update && !shape.fields.is_empty();
-        if !updates || run(&shape.update)? == 0 {
-            run(&shape.insert)?;
+        match self.mapping {
+            // It says nothing of the one row, and is none of its own.
+            Mapping::Update if shape.fields.is_empty() => return Ok(()),
+            Mapping::Update if run(&shape.update)? > 0 => return Ok(()),
+            _ => {}
         }
-        Ok(())
+        run(&shape.insert).map(drop)
     }
 
     fn make_columns(

@@ -133,6 +133,7 @@ fn mappings_keep_what_they_say() {
     let mut storage = update.open();
     commit(storage.as_mut(), &[json!({"c": "new", "b": {"y": 2}})]);
     commit(storage.as_mut(), &[]);
+    commit(storage.as_mut(), &[json!({})]);
     let all = storage.load(&Query::default()).unwrap();
     assert!(matches!(all, Loaded::Object(_)), "{all:?}");
     assert_eq!(
