@@ -102,6 +102,12 @@ where
     }
     host.limit = start.limit;
     let desk = Desk::new(frames.clone(), start.limit);
+    if let Some(beat) = start.heartbeat {
+        tasks.spawn("far heartbeat", {
+            let (desk, clock) = (desk.clone(), clock.clone());
+            async move { be_alive(&desk, Duration::from_millis(beat), &clock).await }
+        });
+    }
     let ended = work(&mut host, start, &desk, &tasks, surroundings).await;
     desk.close();
     drop(desk);
@@ -180,6 +186,17 @@ async fn work<R: AsyncRead + Send + Unpin>(
         () = clock.sleep(FAREWELL) => {}
     }
     Ok(ended)
+}
+
+/// Says so again and again: the host takes a silence for the end.
+async fn be_alive(desk: &Desk, beat: Duration, clock: &Clock) {
+    while desk
+        .say(&Frame::Heartbeat(frame::Heartbeat {}))
+        .await
+        .is_ok()
+    {
+        clock.sleep(beat).await;
+    }
 }
 
 /// The stage, and what holds its storages.

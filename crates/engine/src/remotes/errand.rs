@@ -118,11 +118,12 @@ impl Errand {
         }
     }
 
-    /// What the far end is told first. Functions run in `folder` where that end has no other.
+    /// What the far end is told first: functions run in `folder` where that end has no other, and it gives a sign of life
+    /// every `heartbeat` milliseconds.
     ///
     /// # Errors
     /// `Bug`, where it cannot be written.
-    pub(super) fn start(&self, folder: &Path) -> Result<Start> {
+    pub(super) fn start(&self, folder: &Path, heartbeat: Option<u64>) -> Result<Start> {
         let unwritten = |error| Error::bug(format!("an errand cannot be written: {error}"));
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         Ok(Start {
@@ -130,7 +131,7 @@ impl Errand {
             functions: Vec::new(),
             folder: Some(folder.to_string_lossy().into_owned()),
             limit: frame::FRAME_LIMIT,
-            heartbeat: None,
+            heartbeat,
             errand: Some(serde_json::to_value(self).map_err(unwritten)?),
         })
     }

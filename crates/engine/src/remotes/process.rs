@@ -1,6 +1,7 @@
 //! `process`: a process of its own on this machine, with limits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use wiredflow_core::fields::Size;
@@ -11,6 +12,9 @@ use super::{Remote, RemoteKind, Way};
 use crate::catalogue::CheckCx;
 use crate::resources::Resources;
 use crate::worker::Launch;
+
+/// How often it says that it is alive: one that is frozen must not hold its calls for ever.
+const BEAT: Duration = Duration::from_secs(2);
 
 /// Less memory than this is too little for the process itself.
 const LEAST_MEMORY: u64 = 32 << 20;
@@ -83,6 +87,7 @@ impl RemoteKind for Process {
             arguments.extend(["--cpu".to_owned(), cores.to_string()]);
         }
         arguments.extend(["--label".to_owned(), format!("{flow}/{pipeline}/{stage}")]);
-        Launch::own_program(&arguments, Vec::new(), format!("the process `{name}`"))
+        let launch = Launch::own_program(&arguments, Vec::new(), format!("the process `{name}`"))?;
+        Ok(launch.beating(BEAT))
     }
 }

@@ -174,13 +174,17 @@ impl There {
     fn new(remote: &Remote, errand: &Errand, resources: &Resources) -> Result<Self> {
         let Remote { name, slots, way } = remote;
         let by = match way {
-            Way::Channel(launch) => By::Station(Box::new(Station::new(
-                launch(resources)?,
-                errand.start(&resources.folder)?,
-                START_WITHIN,
-                Arc::new(StageHost::new(resources)),
-                (resources.clock.outside(), resources.tasks.clone()),
-            )?)),
+            Way::Channel(launch) => {
+                let launch = launch(resources)?;
+                let start = errand.start(&resources.folder, launch.heartbeat())?;
+                By::Station(Box::new(Station::new(
+                    launch,
+                    start,
+                    START_WITHIN,
+                    Arc::new(StageHost::new(resources)),
+                    (resources.clock.outside(), resources.tasks.clone()),
+                )?))
+            }
             Way::Calls(open) => By::Calls(Box::new(Calls::new(
                 open(resources)?,
                 errand.params(),

@@ -94,7 +94,7 @@ impl Remote {
         };
         let station = Station::new(
             launch(&resources)?,
-            errand.start(folder)?,
+            errand.start(folder, None)?,
             START_WITHIN,
             Arc::clone(&ear) as Arc<dyn WorkerHost>,
             (clock.clone(), tasks.clone()),

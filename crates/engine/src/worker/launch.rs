@@ -49,6 +49,8 @@ pub struct Launch {
     is_own: bool,
     /// How long what works behind it may go on when it is lost itself.
     lingers: Duration,
+    /// How often it gives a sign of life.
+    beat: Option<Duration>,
 }
 
 /// How a process that is this program again says why it ends: the last line on its standard error has the words.
@@ -96,6 +98,7 @@ impl Launch {
             workers: Workers::default(),
             is_own: false,
             lingers: Duration::ZERO,
+            beat: None,
         }
     }
 
@@ -113,6 +116,7 @@ impl Launch {
             workers: Workers::default(),
             is_own: false,
             lingers: Duration::ZERO,
+            beat: None,
         })
     }
 
@@ -133,6 +137,7 @@ impl Launch {
             workers: Workers::default(),
             is_own: true,
             lingers: Duration::ZERO,
+            beat: None,
         })
     }
 
@@ -140,6 +145,21 @@ impl Launch {
     #[must_use]
     pub fn lingering(self, lingers: Duration) -> Self {
         Self { lingers, ..self }
+    }
+
+    /// It gives a sign of life so often; after a silence of three times as long it is ended.
+    #[must_use]
+    pub fn beating(self, beat: Duration) -> Self {
+        Self {
+            beat: Some(beat),
+            ..self
+        }
+    }
+
+    /// How often it gives a sign of life, in milliseconds.
+    pub(crate) fn heartbeat(&self) -> Option<u64> {
+        self.beat
+            .map(|beat| u64::try_from(beat.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// How long what works behind it may go on when it is lost itself.

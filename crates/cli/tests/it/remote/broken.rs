@@ -165,6 +165,36 @@ fn a_killed_carrier_is_replaced_when_what_it_left_there_is_over() {
     assert_eq!(stored(&test), expected);
 }
 
+#[test]
+fn a_process_that_is_frozen_is_ended_and_holds_its_calls_no_longer() {
+    let test = tool();
+    test.file("logic.py", LOGIC);
+    let pipelines = through("counts", 150, "        on_error: skip").replace("PLACE", "own");
+    test.file(
+        "flow.yaml",
+        &format!(
+            "name: t\nlisten: off\nremotes: {{own: {{process: {{}}}}}}\npipelines:\n{pipelines}"
+        ),
+    );
+    let marks = test.path("marks");
+    let test = test.env("MARKS", marks.to_str().unwrap());
+    let mut running = test.spawn(["run", "flow.yaml", "--once"]);
+    running.wait_until(A_WHILE, || stored(&test).len() > 5);
+    let frozen = children_of(running.id(), "--stdio");
+    assert_eq!(frozen.len(), 1, "{frozen:?}");
+    let stopped = std::process::Command::new("kill")
+        .args(["-STOP", &frozen[0].to_string()])
+        .status();
+    assert!(stopped.unwrap().success());
+    let had = stored(&test).len();
+    running.wait_until(A_WHILE, || stored(&test).len() > had + 5);
+    assert_ne!(children_of(running.id(), "--stdio"), frozen);
+    let ended = running.wait(A_WHILE);
+    ended.assert_code(0);
+    assert!(ended.stderr.contains("no sign of life"), "{}", ended.stderr);
+    assert!((149..=150).contains(&stored(&test).len()));
+}
+
 /// The processes that a flow has started and whose command says this.
 pub(super) fn children_of(flow: u32, word: &str) -> Vec<u32> {
     let children =
