@@ -149,11 +149,13 @@ impl Storage for Postgres {
         let table = self.table.name();
         let found = self.server.run(async |client| {
             let known = "SELECT to_regclass('_wiredflow_cursors') IS NOT NULL";
-            if !client.query_one(known, &[]).await?.get::<_, bool>(0) {
+            if !client.query_typed_one(known, &[]).await?.get::<_, bool>(0) {
                 return Ok(None);
             }
             let sql = "SELECT position FROM _wiredflow_cursors WHERE storage = $1 AND source = $2";
-            let row = client.query_opt(sql, &[&table, &source]).await?;
+            let row = client
+                .query_typed_opt(sql, &[(&table, Type::TEXT), (&source, Type::TEXT)])
+                .await?;
             Ok(row.and_then(|row| row.get(0)))
         });
         found.map_err(|failure| failure.into_error(self.server.told()))

@@ -1,4 +1,6 @@
 //! The connection to a server, driven from a storage's own thread.
+//!
+//! No statement has a name: a pooler between (PgBouncer) may give each transaction another connection.
 
 use std::path::Path;
 use std::str::FromStr;

@@ -42,7 +42,9 @@ impl Found {
         let sql = "SELECT to_regclass($1::text) IS NOT NULL, array(
                        SELECT attname::text FROM pg_attribute
                        WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped ORDER BY attnum)";
-        let row = client.query_one(sql, &[&quote(name)]).await?;
+        let row = client
+            .query_typed_one(sql, &[(&quote(name), Type::TEXT)])
+            .await?;
         let mut columns: Vec<String> = row.get(1);
         let is_numbered = columns.iter().any(|column| column == NUMBER);
         columns.retain(|column| column != NUMBER);
@@ -119,7 +121,7 @@ impl Table {
         let quoted = quote(&table.name);
         if table.mapping == Mapping::Update && table.exists {
             let sql = format!("SELECT count(*) FROM (SELECT FROM {quoted} LIMIT 2) AS two");
-            if client.query_one(&sql, &[]).await?.get::<_, i64>(0) > 1 {
+            if client.query_typed_one(&sql, &[]).await?.get::<_, i64>(0) > 1 {
                 return Err(Failure::from(Error::config(format!(
                     "{quoted} holds more than one row, and `mapping: update` keeps one: set another `table`"
                 ))));
@@ -200,7 +202,7 @@ impl Table {
         let replaces = self.mapping == Mapping::Overwrite && self.exists;
         if replaces {
             let sql = format!("DELETE FROM {table}");
-            transaction.execute(&sql, &[]).await?;
+            transaction.execute_typed(&sql, &[]).await?;
         }
         for group in &plan.groups {
             if self.mapping == Mapping::Update && group.columns.is_empty() {
@@ -301,7 +303,9 @@ impl Table {
         if !self.exists && !plan.groups.is_empty() {
             // Two that make it at once would fail: one waits for the other here.
             let lock = "SELECT pg_advisory_xact_lock(hashtext($1))";
-            transaction.query_one(lock, &[&self.name]).await?;
+            transaction
+                .query_typed_one(lock, &[(&self.name, Type::TEXT)])
+                .await?;
             let sql = format!(
                 "CREATE TABLE IF NOT EXISTS {table} ({NUMBER} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)"
             );
@@ -324,7 +328,9 @@ impl Table {
         let known = "SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
                      WHERE indrelid = to_regclass($1::text) AND indisunique AND indnkeyatts = 1 AND indpred IS NULL
                        AND attname = $2";
-        let is_known = transaction.query(known, &[&table, key]).await?;
+        let is_known = transaction
+            .query_typed(known, &[(&table, Type::TEXT), (key, Type::TEXT)])
+            .await?;
         if !is_known.is_empty() {
             return Ok(());
         }
@@ -375,7 +381,9 @@ impl Table {
             "SELECT row_to_json(one)::text FROM (SELECT {} FROM {table} ORDER BY {NUMBER} DESC{limit}) AS one",
             names.join(", ")
         );
-        let found = client.query_raw(&sql, std::iter::empty::<&str>()).await?;
+        let found = client
+            .query_typed_raw(&sql, std::iter::empty::<(&str, Type)>())
+            .await?;
         let mut found = pin!(found);
         let mut rows = Vec::new();
         while rows.len() < most
