@@ -66,8 +66,9 @@ pub fn flow() -> impl Strategy<Value = Node> {
                 }
             }
             let pipelines = pipelines.iter().enumerate();
-            let pipelines = pipelines
-                .map(|(index, draft)| (pipeline_name(index), draft.node(&shared, &loadable)));
+            let pipelines = pipelines.map(|(index, draft)| {
+                (pipeline_name(index), draft.node(index, &shared, &loadable))
+            });
             flow.put("pipelines", Node::map(pipelines.collect::<Vec<_>>()));
             flow.node()
         },
@@ -161,9 +162,9 @@ fn pipeline() -> impl Strategy<Value = PipelineDraft> {
 }
 
 impl PipelineDraft {
-    fn node(&self, shared: &[String], loadable: &[String]) -> Node {
+    fn node(&self, pipeline: usize, shared: &[String], loadable: &[String]) -> Node {
         let stages = self.stages.iter().enumerate();
-        let stages = stages.map(|(index, stage)| stage.node(index, shared, loadable));
+        let stages = stages.map(|(index, stage)| stage.node((pipeline, index), shared, loadable));
         let mut keys = Entries::default();
         self.keys
             .iter()

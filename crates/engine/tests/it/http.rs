@@ -101,6 +101,24 @@ impl Flow {
     }
 }
 
+/// Connects to a listener that accepts nobody, until nobody else gets through.
+async fn fill_the_queue(address: std::net::SocketAddr) -> Vec<tokio::net::TcpStream> {
+    let (mut queue, mut silent) = (Vec::new(), 0);
+    // One that is slow on a machine with much to do is no sign of a full queue; several in a row are.
+    while silent < 3 {
+        let connecting = tokio::net::TcpStream::connect(address);
+        match tokio::time::timeout(std::time::Duration::from_millis(300), connecting).await {
+            Ok(connected) => {
+                queue.push(connected.unwrap());
+                silent = 0;
+            }
+            Err(_) => silent += 1,
+        }
+        assert!(queue.len() < 100, "the queue is never full");
+    }
+    queue
+}
+
 #[track_caller]
 fn contains(error: &Error, parts: &[&str]) {
     for part in parts {

@@ -363,10 +363,16 @@ impl StageDraft {
             || (shared == 0 && matches!(self.step, Step::StoreNamed(_)))
     }
 
-    pub(super) fn node(&self, index: usize, shared: &[String], loadable: &[String]) -> Node {
+    /// `pipeline` and `index` are the numbers of its pipeline and of the stage in it.
+    pub(super) fn node(
+        &self,
+        (pipeline, index): (usize, usize),
+        shared: &[String],
+        loadable: &[String],
+    ) -> Node {
         let (kind, config) = match &self.step {
             Step::Ready(kind, config) => (*kind, config.clone()),
-            Step::Store(storage) => ("store", storage.node(100 + index)),
+            Step::Store(storage) => ("store", storage.node(100 * (pipeline + 1) + index)),
             Step::StoreNamed(which) => (
                 "store",
                 Node::text(chosen(which, shared).unwrap_or("jsonl")),

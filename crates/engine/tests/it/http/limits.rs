@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use wiredflow_core::charge::Activity;
 use wiredflow_core::{Batch, ErrorKind};
 use wiredflow_engine::http::Limits;
@@ -82,15 +82,7 @@ async fn d1_a_connection_that_does_not_come_about_is_given_up() {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
-    let mut queue = Vec::new();
-    loop {
-        let connecting = TcpStream::connect(address);
-        match tokio::time::timeout(Duration::from_millis(200), connecting).await {
-            Ok(connected) => queue.push(connected.unwrap()),
-            Err(_) => break,
-        }
-        assert!(queue.len() < 100, "the queue is never full");
-    }
+    let _queue = super::fill_the_queue(address).await;
     let error = flow.error(&format!("http: http://{address}/")).await;
     assert_eq!(error.kind(), ErrorKind::Remote);
     contains(&error, &["no connection within 500ms"]);

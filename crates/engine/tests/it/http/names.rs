@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use wiredflow_core::ErrorKind;
 use wiredflow_engine::check::{SystemLookup, check_text};
 use wiredflow_engine::functions::Functions;
@@ -44,16 +44,7 @@ async fn d5_a_blackhole_in_ipv6_costs_a_moment_and_not_the_answer() {
         .bind(format!("[::1]:{port}").parse().unwrap())
         .unwrap();
     let listener = socket.listen(1).unwrap();
-    let mut queue = Vec::new();
-    while let Ok(connected) = tokio::time::timeout(
-        Duration::from_millis(200),
-        TcpStream::connect(listener.local_addr().unwrap()),
-    )
-    .await
-    {
-        queue.push(connected.unwrap());
-        assert!(queue.len() < 100, "the queue is never full");
-    }
+    let _queue = super::fill_the_queue(listener.local_addr().unwrap()).await;
     let both = ["[::1]:0", "127.0.0.1:0"].map(|text| text.parse().unwrap());
     let http = HttpClients::default().with_lookup(Arc::new(move |_| Ok(both.to_vec())));
     let begun = Instant::now();
