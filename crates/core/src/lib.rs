@@ -22,6 +22,7 @@ pub mod config;
 pub mod config_reader;
 mod config_writer;
 pub mod delivery;
+pub mod engine;
 pub mod error;
 pub mod field_path;
 pub mod fields;
