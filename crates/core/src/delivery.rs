@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::record::Value;
+use crate::record::{Batch, Params, Value};
 use crate::storage::CommitReceipt;
 
 pub use lineage::Lineage;
@@ -91,6 +91,8 @@ pub enum Payload {
     Empty,
     /// Values that the source made itself.
     Values(Vec<Value>),
+    /// What another pipeline hands over, as it stands there: its records may be a list of one, or none.
+    Handed(Batch, Params),
     /// Bytes from outside that must be one JSON document; the engine reads them, and what cannot be
     /// read becomes a dead letter.
     Json(Bytes),

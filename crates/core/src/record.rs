@@ -120,6 +120,11 @@ impl Batch {
         self.list || self.records.len() > 1
     }
 
+    /// Whether it is marked as a list, so that one record stays one.
+    pub fn is_marked_list(&self) -> bool {
+        self.list
+    }
+
     /// Marks the batch as a list (see [`Batch::is_list`]).
     #[must_use]
     pub fn as_list(mut self, list: bool) -> Self {

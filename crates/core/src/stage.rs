@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::charge::{Activity, Charge};
-use crate::delivery::{Delivery, Mark, Settled};
+use crate::delivery::{Delivery, Mark, Parcel, Settled};
 use crate::error::Result;
 use crate::record::{Batch, Params};
 use crate::storage::{CommitReceipt, Epoch};
@@ -49,6 +49,12 @@ pub trait Source: Send + Sync + 'static {
     /// Takes no more from outside; what has arrived stays unacknowledged unless it is settled. Settling
     /// goes on to work until the source is dropped.
     fn close(&self) -> impl Future<Output = ()> + Send;
+
+    /// Whether it goes on after the end of intake, until it gives an empty list: what it takes comes from within the
+    /// flow, and must go through before that can end.
+    fn outlives_intake(&self) -> bool {
+        false
+    }
 }
 
 /// What a stage knows of the call at hand.
@@ -132,6 +138,11 @@ pub trait Outlet: Send {
     /// Hands on the input itself, with the receipt of the sink that has it now.
     fn pass(&mut self, receipt: Option<CommitReceipt>);
 
+    /// The input once more, to be settled by somebody else: see [`Emitter::share`].
+    fn share(&mut self) -> Vec<Parcel> {
+        Vec::new()
+    }
+
     /// Is told that so many records of the input had nothing for this stage, and why: they are counted,
     /// and the first of them is logged. Told once for a call, when it has ended well.
     fn pass_over(&mut self, records: usize, why: &str) {
@@ -164,6 +175,13 @@ impl<'a> Emitter<'a> {
     /// Hands on the input as it is, once the call has ended well. A sink gives its receipt.
     pub fn pass(&mut self, receipt: Option<CommitReceipt>) {
         self.outlet.pass(receipt);
+    }
+
+    /// The input once more, one parcel for each delivery, with shares of its own: none of these deliveries is settled
+    /// before its parcel is closed, and a parcel that is dropped counts as lost. So take them only when the call can no
+    /// longer fail. None where the stage runs in another process.
+    pub fn share(&mut self) -> Vec<Parcel> {
+        self.outlet.share()
     }
 
     /// Says that so many records of the input had nothing for this stage, and why.
@@ -212,6 +230,9 @@ pub trait AnySource: Send + Sync + 'static {
 
     /// See [`Source::close`].
     fn close_boxed(&self) -> BoxFuture<'_, ()>;
+
+    /// See [`Source::outlives_intake`].
+    fn outlives_intake(&self) -> bool;
 }
 
 impl<S: Source> AnySource for S {
@@ -225,5 +246,9 @@ impl<S: Source> AnySource for S {
 
     fn close_boxed(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.close())
+    }
+
+    fn outlives_intake(&self) -> bool {
+        Source::outlives_intake(self)
     }
 }

@@ -38,7 +38,7 @@ pub use component::{
     python, rust, sqlite,
 };
 pub use serde_json::json;
-pub use steps::{program, sql};
+pub use steps::{link, program, sql};
 pub use wiredflow_core::{Error, Result, Value};
 
 use crate::check::{Checked, check_node};

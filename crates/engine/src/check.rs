@@ -1,5 +1,6 @@
 //! From what the user wrote to a plan: every problem at once, nothing opened.
 
+pub(crate) mod links;
 mod python;
 pub(crate) mod storages;
 
@@ -26,10 +27,6 @@ use crate::plan::{PipelinePlan, Plan, StagePlan, Steady, StoragePlan, TriggerPla
 use crate::remotes::{self, Remotes};
 use crate::sources::SOURCES;
 use crate::stages::STAGES;
-
-/// Words of the interface that have no component yet.
-const LATER_STAGES: [&str; 1] = ["link"];
-const LATER_SOURCES: [&str; 1] = ["link"];
 
 /// What checking gives: a plan when no problem is an error.
 #[derive(Debug)]
@@ -144,6 +141,7 @@ impl Checker<'_> {
             .collect();
         let storages = self.storages(&named, &names);
         let remotes = self.remotes(&names);
+        let links = links::check(self.flow, self.reading);
         let flow = self.flow;
         let pipelines = flow
             .pipelines
@@ -157,6 +155,7 @@ impl Checker<'_> {
             listen: Listen::read(self.flow.listen.as_ref(), self.folder, self.reading),
             pipelines,
             storages,
+            links,
             remotes: remotes.into_values().collect(),
             functions: self.functions.clone(),
             scrubber,
@@ -320,14 +319,7 @@ fn source(
     let known = |entry: &SourceEntry| entry.card.name == kind;
     let Some(entry) = SOURCES.iter().find(|entry| known(entry)) else {
         let names = SOURCES.iter().map(|entry| entry.card.name);
-        unknown(
-            kind,
-            "source",
-            config.trigger_span,
-            names,
-            &LATER_SOURCES,
-            cx,
-        );
+        unknown(kind, "source", config.trigger_span, names, &[], cx);
         return None;
     };
     let open = inside("source", cx, |cx| {
@@ -346,14 +338,7 @@ fn prepare_stage(
 ) -> Option<StagePlan> {
     let Some(entry) = STAGES.iter().find(|entry| entry.card.name == config.kind) else {
         let names = STAGES.iter().map(|entry| entry.card.name);
-        unknown(
-            &config.kind,
-            "stage",
-            config.kind_span,
-            names,
-            &LATER_STAGES,
-            cx,
-        );
+        unknown(&config.kind, "stage", config.kind_span, names, &[], cx);
         return None;
     };
     warn_of_idle_processes(config, cx);

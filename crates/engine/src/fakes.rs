@@ -9,14 +9,15 @@ mod play;
 mod stand_ins;
 mod storages;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wiredflow_core::config::{FlowConfig, StageConfig, TriggerConfig};
-use wiredflow_core::node::NodeKind;
+use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::{Map, Value};
 
 use crate::catalogue::{Prepared, Work};
+use crate::check::links::name_of;
 use crate::logic;
 use crate::plan::{PipelinePlan, Plan, StagePlan, TriggerPlan};
 
@@ -114,14 +115,30 @@ impl Outside {
     #[must_use]
     pub fn stand_in(&self, plan: &Plan, flow: &FlowConfig, streams: Streams) -> Plan {
         let mut plan = plan.clone();
+        // Who is given messages takes nothing from others.
+        let is_given = |name: &str| self.lock().given.messages.contains_key(name);
+        plan.links.retain(|link| !is_given(&link.receiver));
+        let joined: BTreeSet<Arc<str>> = plan
+            .links
+            .iter()
+            .map(|link| Arc::clone(&link.name))
+            .collect();
+        let is_joined = |config: &Node| name_of(config).is_some_and(|name| joined.contains(&*name));
         for pipeline in &mut plan.pipelines {
             let same =
                 |config: &&wiredflow_core::config::PipelineConfig| *config.name == *pipeline.name;
             let Some(config) = flow.pipelines.iter().find(same) else {
                 continue;
             };
-            self.source(pipeline, &config.trigger, streams);
+            let takes = |trigger: &TriggerConfig| matches!(trigger, TriggerConfig::Source { kind, config } if kind == "link" && is_joined(config));
+            if !takes(&config.trigger) {
+                self.source(pipeline, &config.trigger, streams);
+            }
             for (stage, config) in pipeline.stages.iter_mut().zip(&config.stages) {
+                if stage.kind == "link" && !is_joined(&config.config) {
+                    stage.open = stand_ins::passes().open;
+                    continue;
+                }
                 let name = (pipeline.name.to_string(), stage.name.to_string());
                 if let Some(prepared) = self.stage(name, stage, config) {
                     stage.open = prepared.open;

@@ -9,6 +9,7 @@ pub mod fakes;
 mod files;
 pub mod functions;
 pub mod http;
+pub mod links;
 pub mod listen;
 mod logic;
 mod mqtt;

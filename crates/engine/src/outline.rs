@@ -8,6 +8,7 @@ use wiredflow_core::node::{Node, NodeKind};
 use wiredflow_core::secret::Scrubber;
 use wiredflow_core::units::format_duration;
 
+use crate::check::links::name_of;
 use crate::check::storages;
 use crate::logic::LANGUAGES;
 use crate::sql::words::words;
@@ -24,7 +25,7 @@ pub struct Outline {
     pub flow: String,
     /// Its pipelines, in the order of the file.
     pub pipelines: Vec<PipelineOutline>,
-    /// Its storages: shared ones first, then those that stand inline.
+    /// Its storages: shared ones first, then those that stand inline, then its links.
     pub storages: Vec<StorageOutline>,
 }
 
@@ -100,6 +101,7 @@ impl Outline {
                 }
             }
         }
+        storages.extend(links(flow));
         let pipelines = flow.pipelines.iter().map(|config| PipelineOutline {
             name: config.name.clone(),
             trigger: scrubber.scrub(&triggered(config)),
@@ -136,6 +138,31 @@ fn written(
         return Some(storages::inline_name(&pipeline.name, *inline));
     }
     stage.config.as_text().map(str::to_owned)
+}
+
+/// The links of a flow: what is written to one is read by the first stage of the pipeline that takes from it.
+fn links(flow: &FlowConfig) -> impl Iterator<Item = StorageOutline> + '_ {
+    let takers = flow.pipelines.iter().enumerate();
+    takers.filter_map(|(pipeline, taker)| {
+        let TriggerConfig::Source { kind, config } = &taker.trigger else {
+            return None;
+        };
+        let name = name_of(config).filter(|_| kind == "link")?;
+        let mut writers = Vec::new();
+        for (pipeline, sender) in flow.pipelines.iter().enumerate() {
+            for (stage, sending) in sender.stages.iter().enumerate() {
+                if sending.kind == "link" && name_of(&sending.config).as_deref() == Some(&name) {
+                    writers.push(Place { pipeline, stage });
+                }
+            }
+        }
+        Some(StorageOutline {
+            name,
+            kind: "link".to_owned(),
+            writers,
+            readers: vec![Place { pipeline, stage: 0 }],
+        })
+    })
 }
 
 /// Whether a stage loads from a storage.
@@ -331,6 +358,12 @@ pipelines:
       - core_logic: {sql: "SELECT * FROM \"Heard\" -- not kept"}
       - core_logic: {program: [sort, -n]}
       - send: {mqtt: {broker: "b:1883", topic: t}, field: x, required: false}
+  handing:
+    every: 1s
+    stages: [{load: kept}, {link: over}]
+  taking:
+    source: {link: over}
+    stages: [{store: {json: {}}}]
   called:
     source: {webhook: {listen: "127.0.0.1:9000", path: /in}}
     ack: inbox
@@ -364,6 +397,8 @@ pipelines:
                 "every 10s: fetch https://host:1/x?y=1, store json data, store_2 kept",
                 "mqtt b:1883 a b/+: store sqlite",
                 "cron 0 6 * * * (UTC): core_logic logic.py:work, load kept, core_logic_2 SELECT * FROM \"Heard\" -- not kept, core_logic_3 sort -n, send mqtt b:1883 t (not required)",
+                "every 1s: load kept, link over",
+                "link over: store json",
                 "webhook 127.0.0.1:9000/in (inbox): configuration select max(id) from kept",
             ]
         );
@@ -376,9 +411,15 @@ pipelines:
         assert_eq!(
             links,
             [
-                ("kept", vec![place(0, 2)], vec![place(2, 1), place(3, 0)]),
+                (
+                    "kept",
+                    vec![place(0, 2)],
+                    vec![place(2, 1), place(3, 0), place(5, 0)]
+                ),
                 ("polled", vec![place(0, 1)], vec![place(2, 0)]),
                 ("heard", vec![place(1, 0)], vec![place(2, 2)]),
+                ("taking", vec![place(4, 0)], vec![]),
+                ("over", vec![place(3, 1)], vec![place(4, 0)]),
             ]
         );
     }

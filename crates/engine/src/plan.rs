@@ -1,5 +1,6 @@
 //! A checked flow: everything that running needs, nothing opened yet.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use wiredflow_core::secret::Scrubber;
 
 use crate::catalogue::{OpenSource, OpenStage, OpenStorage, Work};
 use crate::functions::Functions;
+use crate::links::LinkPlan;
 use crate::listen::Listen;
 use crate::payload::Shaping;
 use crate::remotes::Remote;
@@ -27,6 +29,8 @@ pub struct Plan {
     pub listen: Listen,
     /// Its storages, inline ones included.
     pub storages: Vec<StoragePlan>,
+    /// What its pipelines hand over to each other.
+    pub links: Vec<LinkPlan>,
     /// The places where its stages may run.
     pub remotes: Vec<Remote>,
     /// Its pipelines, in the order of the file.
@@ -35,6 +39,23 @@ pub struct Plan {
     pub functions: Functions,
     /// Takes the secrets of the file out of texts.
     pub scrubber: Scrubber,
+}
+
+impl Plan {
+    /// Adds the pipelines that take what these hand over, and what those hand over.
+    pub fn add_takers(&self, pipelines: &mut BTreeSet<Arc<str>>) {
+        loop {
+            let takes =
+                |link: &&LinkPlan| link.senders.iter().any(|sender| pipelines.contains(sender));
+            let takers = self.links.iter().filter(takes);
+            let takers: Vec<Arc<str>> = takers.map(|link| Arc::clone(&link.receiver)).collect();
+            let before = pipelines.len();
+            pipelines.extend(takers);
+            if pipelines.len() == before {
+                return;
+            }
+        }
+    }
 }
 
 /// A storage that can be opened.

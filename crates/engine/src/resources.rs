@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Dice};
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
+use crate::links::Links;
 use crate::observe::Workers;
 use crate::since::Positions;
 use crate::storages::StorageHandles;
@@ -32,6 +33,8 @@ pub struct Resources {
     pub dice: Dice,
     /// The flow's HTTP clients.
     pub http: HttpClients,
+    /// The links between the flow's pipelines.
+    pub links: Links,
     /// The flow's storages.
     pub storages: StorageHandles,
     /// How far the pipeline's loads have come.
@@ -67,6 +70,7 @@ impl Resources {
             clock,
             dice: Dice::from_system(),
             http: HttpClients::default(),
+            links: Links::default(),
             storages,
             positions: Positions::of(pipeline.into(), None),
             functions: functions.clone(),

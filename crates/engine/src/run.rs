@@ -28,6 +28,7 @@ mod stage;
 mod stopping;
 mod trigger;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,6 +41,7 @@ use wiredflow_scale::figures::Trigger;
 use crate::clock::{Clock, Dice};
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
+use crate::links::Links;
 use crate::observe::repeats::Repeats;
 use crate::observe::{FlowMeter, InboxMeter, Metering, PipelineSign, StageSign};
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
@@ -165,9 +167,11 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         apart: storage.open.is_apart(),
     });
     let (writers, handles) = Writers::start(storages)?;
+    // What takes from others comes after them.
+    let follows = |name: &str| plan.links.iter().any(|link| *link.receiver == *name);
     let ahead = pipelines
         .iter()
-        .filter(|pipeline| !pipeline.waits_for_others);
+        .filter(|pipeline| !pipeline.waits_for_others && !follows(&pipeline.name));
     let ahead: Vec<Arc<str>> = ahead.map(|pipeline| Arc::clone(&pipeline.name)).collect();
     let handle = state.handle();
     let switches = Switches::of(&pipelines, &opening.paused);
@@ -183,6 +187,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         .iter()
         .map(|part| sign(&part.plan, Some(Arc::clone(&part.inbox.meter)), now));
     let signs: Vec<PipelineSign> = signs.chain(received).collect();
+    let links = Links::of(&plan.links);
     let stopping = Stopping::new();
     let tasks = Tasks::default();
     let meters = FlowMeter::start(&plan.name, &signs, &clock, options.metering);
@@ -202,6 +207,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         dice: options.dice.clone(),
         spans: options.spans.clone(),
         http: options.http.clone(),
+        links: links.clone(),
         threads: FunctionThreads::default(),
         scrubber: plan.scrubber.clone(),
         limits: options.inbox,
@@ -219,8 +225,22 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
     let mut plans = replay::Plans::new();
     for (index, pipeline) in pipelines.into_iter().enumerate() {
         let (shared, pipeline) = (Arc::clone(&shared), Arc::new(pipeline));
+        let (sends, takes) = (links.sends(&pipeline.name), links.takes(&pipeline.name));
         if options.replay {
-            supervisors.spawn("replay", replay::all(pipeline, index, shared));
+            // What a replay hands over is taken as ever.
+            if follows(&pipeline.name) {
+                let sends = links.sends(&pipeline.name);
+                let supervised =
+                    pipeline::supervise(Arc::clone(&pipeline), index, Arc::clone(&shared), true);
+                supervisors.spawn("pipeline", async move {
+                    supervised.await;
+                    drop((sends, takes));
+                });
+            }
+            supervisors.spawn("replay", async move {
+                replay::all(pipeline, index, shared).await;
+                drop(sends);
+            });
             continue;
         }
         plans.insert(Arc::clone(&pipeline.name), (index, Arc::clone(&pipeline)));
@@ -231,6 +251,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         let supervised = pipeline::supervise(pipeline, index, shared, options.once);
         supervisors.spawn("pipeline", async move {
             supervised.await;
+            drop((sends, takes));
             if let Some(inbox) = inbox {
                 inbox.working_is_over().await;
             }
@@ -346,23 +367,63 @@ fn chosen(plan: &Plan, options: &RunOptions) -> Result<Vec<PipelinePlan>> {
             )));
         }
     }
-    let wanted = |pipeline: &&PipelinePlan| {
-        options.pipelines.is_empty()
-            || options
-                .pipelines
-                .iter()
-                .any(|name| **name == *pipeline.name)
+    let mut wanted: BTreeSet<Arc<str>> = match options.pipelines.is_empty() {
+        true => plan
+            .pipelines
+            .iter()
+            .map(|pipeline| Arc::clone(&pipeline.name))
+            .collect(),
+        false => options
+            .pipelines
+            .iter()
+            .map(|name| name.as_str().into())
+            .collect(),
     };
-    let mut pipelines: Vec<PipelinePlan> = plan.pipelines.iter().filter(wanted).cloned().collect();
+    if options.replay {
+        // What a replay hands over is taken as ever.
+        plan.add_takers(&mut wanted);
+    }
+    let mut pipelines = plan.pipelines.clone();
+    pipelines.retain(|pipeline| wanted.contains(&pipeline.name));
     if options.once {
-        pipelines.retain(|pipeline| !matches!(pipeline.trigger, TriggerPlan::Source { .. }));
+        retain_for_once(plan, &mut pipelines);
         if pipelines.is_empty() {
             let help =
                 "`--once` runs scheduled pipelines, and there is none; use `--for 10s` for streams";
             return Err(Error::config(help));
         }
     }
+    let is_chosen = |name: &Arc<str>| pipelines.iter().any(|pipeline| pipeline.name == *name);
+    for link in plan.links.iter().filter(|_| !options.replay) {
+        let sender = link.senders.iter().find(|sender| is_chosen(sender));
+        let missing = match (sender, is_chosen(&link.receiver)) {
+            (Some(sender), false) => Some((sender, &link.receiver, "hands over to it")),
+            (None, true) => link
+                .senders
+                .first()
+                .map(|sender| (&link.receiver, sender, "takes from it")),
+            _ => None,
+        };
+        if let Some((chosen, missing, what)) = missing {
+            return Err(Error::config(format!(
+                "pipeline `{missing}` is wanted too: `{chosen}` {what} by link `{}`; add `--pipeline {missing}`",
+                link.name
+            )));
+        }
+    }
     Ok(pipelines)
+}
+
+/// Leaves those that have a schedule, and those that take what they hand over.
+fn retain_for_once(plan: &Plan, pipelines: &mut Vec<PipelinePlan>) {
+    let is_stream =
+        |pipeline: &PipelinePlan| matches!(pipeline.trigger, TriggerPlan::Source { .. });
+    let scheduled = pipelines.iter().filter(|pipeline| !is_stream(pipeline));
+    let mut fed: BTreeSet<Arc<str>> = scheduled
+        .map(|pipeline| Arc::clone(&pipeline.name))
+        .collect();
+    plan.add_takers(&mut fed);
+    pipelines.retain(|pipeline| fed.contains(&pipeline.name));
 }
 
 /// An operator has paused them before the flow started: that nothing happens must not surprise.

@@ -1,5 +1,6 @@
 //! Stream sources: the catalogue.
 
+mod link;
 mod mqtt;
 mod webhook;
 
@@ -9,6 +10,7 @@ pub(crate) use webhook::ListenAddress;
 
 /// All stream sources.
 pub const SOURCES: &[SourceEntry] = &[
+    SourceEntry::of::<link::LinkSource>(),
     SourceEntry::of::<mqtt::MqttSource>(),
     SourceEntry::of::<webhook::WebhookSource>(),
 ];

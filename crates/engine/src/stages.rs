@@ -5,6 +5,7 @@ mod core_logic;
 mod drop;
 mod filter;
 mod http;
+mod link;
 mod load;
 mod rename;
 mod send;
@@ -13,6 +14,7 @@ mod store;
 
 use crate::catalogue::StageEntry;
 
+pub(crate) use link::LinkConfig;
 pub(crate) use send::Send as SendStage;
 
 /// All stages.
@@ -22,6 +24,7 @@ pub const STAGES: &[StageEntry] = &[
     StageEntry::of::<drop::Drop>(),
     StageEntry::of::<filter::Filter>(),
     StageEntry::of::<http::Http>(),
+    StageEntry::of::<link::Link>(),
     StageEntry::of::<load::Load>(),
     StageEntry::of::<rename::Rename>(),
     send::ENTRY,

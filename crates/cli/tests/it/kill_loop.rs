@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use wiredflow_testkit::{
     Chance, FlowTest, HttpPeer, Ledger, Mosquitto, Publisher, Reply, Signal, check_database, rows,
-    soaking, tell, wait_until,
+    soaking, tell,
 };
 
 use crate::{SOON, tool};
@@ -84,11 +84,36 @@ const BY_INBOX: &[Sink] = &[
     },
 ];
 
+const BY_LINK: &[Sink] = &[
+    Sink {
+        pipeline: "link_sqlite",
+        kind: "sqlite",
+        file: "data/numbers.db",
+        rest: "stages: [{link: kept}]
+  kept:
+    source: {link: kept}
+    stages: [{store: {sqlite: {path: data/numbers.db, table: rows}}}]",
+    },
+    Sink {
+        pipeline: "link_parts",
+        kind: "jsonl",
+        file: "data/jsonl_in_second.jsonl",
+        rest: "stages: [{core_logic: {python: \"logic.py:parts\"}}, {link: first}]
+  first:
+    source: {link: first}
+    stages: [{filter: {field: n, exists: true}}, {link: second}]
+  second:
+    source: {link: second}
+    stages: [{store: jsonl}]",
+    },
+];
+
 fn service(broker: &Mosquitto, peer: &HttpPeer, sinks: &[Sink]) -> FlowTest {
     let test = tool();
     test.file(
         "logic.py",
-        "def same(relevant_info=None, **params):\n    return relevant_info\n",
+        "def same(relevant_info=None, **params):\n    return relevant_info\n\n\n\
+         def parts(relevant_info=None, **params):\n    yield {\"other\": 1}\n    yield relevant_info\n",
     );
     let mut text = "name: flow\npipelines:\n".to_owned();
     for Sink { pipeline, rest, .. } in sinks {
@@ -139,8 +164,8 @@ fn kill(kills: usize, chance: &mut Chance, sinks: &[Sink]) -> Killed {
     let begun = Instant::now();
     let mut done = 0;
     // The first life ends when it is known of all sessions that their packet ids tell one message from another.
-    let running = test.spawn(["run", "flow.yaml"]);
-    wait_until(6 * SOON, || {
+    let mut running = test.spawn(["run", "flow.yaml"]);
+    running.wait_until(6 * SOON, || {
         sinks.iter().all(|sink| {
             let kept = test.path(format!(".wiredflow/client_ids/{}.json", sink.pipeline));
             std::fs::read_to_string(kept).is_ok_and(|kept| kept.contains("counted"))
@@ -234,4 +259,9 @@ fn a1_a2_a3_c1_kills_at_any_moment_lose_nothing_that_the_broker_has_taken() {
 #[test]
 fn a1_a2_a3_kills_at_any_moment_lose_and_double_nothing_that_is_in_an_inbox() {
     nothing_is_lost_or_doubled(BY_INBOX);
+}
+
+#[test]
+fn a1_a2_a3_kills_at_any_moment_lose_and_double_nothing_that_is_handed_over() {
+    nothing_is_lost_or_doubled(BY_LINK);
 }

@@ -394,3 +394,44 @@ cases:
     );
     test.run(["test", "flow.yaml"]).assert_code(0);
 }
+
+#[test]
+fn a_case_runs_what_is_handed_over_and_may_stand_in_for_those_who_hand_over() {
+    let test = FlowTest::new(env!("CARGO_BIN_EXE_wiredflow"));
+    test.file(
+        "flow.yaml",
+        r#"
+pipelines:
+  first:
+    every: 10s
+    stages: [{http: "http://127.0.0.1:1/"}, {link: over}]
+  second:
+    source: {link: over}
+    stages: [{set: {seen: true}}, {store: {json: {}}}]
+"#,
+    );
+    test.file(
+        "flow.test.yaml",
+        r#"
+cases:
+  handed over:
+    given: {first.http: [[{"n": 1}, {"n": 2}]]}
+    expect: {storages: {second: [{"n": 1, "seen": true}, {"n": 2, "seen": true}]}}
+  by a schedule:
+    for: 25s
+    given: {first.http: [{"n": 1}, {"n": 2}, {"n": 3}]}
+    expect: {storages: {second: [{"n": 1, "seen": true}, {"n": 2, "seen": true}, {"n": 3, "seen": true}]}}
+  given at the link:
+    run: [second]
+    given: {second: [{"n": 5}]}
+    expect: {storages: {second: [{"n": 5, "seen": true}]}}
+  the first alone:
+    run: [first]
+    given: {first.http: [{"n": 1}], second: []}
+    expect: {storages: {second: []}}
+"#,
+    );
+    let ran = test.run(["test", "flow.yaml"]);
+    ran.assert_code(0);
+    assert!(ran.stdout.ends_with(": all ok\n"), "{}", ran.stdout);
+}

@@ -6,6 +6,12 @@ use wiredflow_core::node::{Node, NodeKind};
 use super::{Component, Pipeline};
 
 impl Pipeline {
+    /// Hands records over to the pipeline whose source is [`link`] of this name.
+    #[must_use]
+    pub fn link(self, name: &str) -> Self {
+        self.stage("link", Node::text(name), Vec::new())
+    }
+
     /// Hands on the records that match: `json!({"field": "temperature", "above": 20})`, or an array of conditions.
     #[must_use]
     pub fn filter(self, condition: Value) -> Self {
@@ -39,6 +45,11 @@ impl Pipeline {
         ]);
         self.stage("load", config, Vec::new())
     }
+}
+
+/// What other pipelines hand over by [`Pipeline::link`], as source.
+pub fn link(name: &str) -> Component {
+    Component::of("link", Node::text(name))
 }
 
 /// A program and its arguments: JSON lines in, JSON lines out.

@@ -351,6 +351,11 @@ fn kept(payload: &Payload) -> (InboxForm, Bytes) {
             Ok(text) => (InboxForm::Values, text.into()),
             Err(error) => (InboxForm::Unreadable(error.to_string()), Bytes::new()),
         },
+        // `check` lets no link end at an inbox.
+        Payload::Handed(..) => {
+            let reason = "it was handed over by another pipeline";
+            (InboxForm::Unreadable(reason.to_owned()), Bytes::new())
+        }
         Payload::Unreadable { bytes, reason } => {
             let form = InboxForm::Unreadable(reason.clone());
             (form, Bytes::copy_from_slice(bytes))

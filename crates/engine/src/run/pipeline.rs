@@ -202,7 +202,7 @@ async fn run(
             let trigger = Trigger {
                 plan: Arc::clone(plan),
                 pipeline: Arc::clone(pipeline),
-                book,
+                book: Arc::clone(&book),
                 queue,
                 once,
                 first_session,
@@ -211,6 +211,12 @@ async fn run(
             };
             trigger.run().await;
             finish(&work, pipeline).await;
+            // Another pipeline may have what is left.
+            tokio::select! {
+                biased;
+                () = book.all_settled() => {}
+                () = pipeline.stopping.waits_over() => {}
+            }
             Ok(())
         }
         Some(source) => {
@@ -336,6 +342,7 @@ impl Shared {
             dice: self.dice.clone(),
             storages: self.storages.clone(),
             http: self.http.clone(),
+            links: self.links.clone(),
             positions: self.positions(&pipeline.name),
             functions: self.functions.clone(),
             threads: self.threads.clone(),

@@ -224,6 +224,20 @@ impl Outlet for CallOutlet<'_> {
         self.passed = Some(receipt);
     }
 
+    fn share(&mut self) -> Vec<Parcel> {
+        let Parcel {
+            batch,
+            lineage,
+            params,
+        } = self.input;
+        let input = Parcel {
+            batch: batch.clone(),
+            lineage: lineage.hold(),
+            params: Params::clone(params),
+        };
+        input.split_by_delivery()
+    }
+
     fn pass_over(&mut self, records: usize, why: &str) {
         self.exit.meter.passed_over(records, why);
     }

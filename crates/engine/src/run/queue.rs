@@ -144,7 +144,11 @@ impl Intake {
     /// A parcel with those behind it that wait already, as many as make a batch of the largest size that a source gives.
     fn joined(&self, state: &mut State, first: Parcel) -> Parcel {
         let (mut group, mut parcels) = (first, 1);
-        if is_replay(&group) || !group.is_told_apart() {
+        // Of an empty one nothing would be left among others, and a function behind would not be called for it.
+        let is_alone = |parcel: &Parcel| {
+            parcel.batch.is_empty() || !parcel.is_told_apart() || is_replay(parcel)
+        };
+        if is_alone(&group) {
             return group;
         }
         let is_list = group.batch.is_list();
@@ -155,10 +159,8 @@ impl Intake {
             let is_too_much = group.batch.len() + next.batch.len() > TOGETHER
                 || group.lineage.deliveries() + next.lineage.deliveries() > TOGETHER;
             // A list stays one, and what has params of its own is called with them.
-            let is_other = next.params != group.params
-                || next.batch.is_list() != is_list
-                || !next.is_told_apart()
-                || is_replay(&next);
+            let is_other =
+                next.params != group.params || next.batch.is_list() != is_list || is_alone(&next);
             if is_too_much || is_other {
                 state.left = Some(next);
                 break;

@@ -12,6 +12,7 @@ use wiredflow_core::{Error, ErrorKind, Result};
 use crate::clock::{Clock, Dice};
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
+use crate::links::Links;
 use crate::observe::repeats::{self, Repeats};
 use crate::observe::{FlowMeter, PipelineMeter, RunReport, StageMeter};
 use crate::plan::TriggerPlan;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(super) desk: Arc<Desk>,
     /// What pauses and triggers pipelines.
     pub(super) switches: Switches,
+    pub(super) links: Links,
     pub(super) storages: StorageHandles,
     pub(super) functions: Functions,
     pub(super) meters: FlowMeter,

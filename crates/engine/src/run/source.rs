@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::delivery::{Delivery, Mark, Outcome, Parcel, Payload, Settle, Settled};
 use wiredflow_core::stage::AnySource;
-use wiredflow_core::{Error, ErrorKind, Result, Value, json};
+use wiredflow_core::{Error, ErrorKind, Params, Record, Result, Value, json};
 
 use crate::observe::repeats;
 use crate::plan::TriggerPlan;
@@ -34,6 +34,11 @@ pub(crate) async fn take_in(
 ) -> Result<()> {
     let (stopping, meter, switch) = (&pipeline.stopping, &pipeline.meter, &pipeline.switch);
     let settle: Arc<dyn Settle> = Arc::clone(book) as Arc<dyn Settle>;
+    let outlives_intake = source.outlives_intake();
+    let is_over = async || match outlives_intake {
+        true => stopping.waits_over().await,
+        false => stopping.intake_over().await,
+    };
     loop {
         let next = async {
             book.room().await;
@@ -41,7 +46,7 @@ pub(crate) async fn take_in(
         };
         let deliveries = tokio::select! {
             biased;
-            () = stopping.intake_over() => return Ok(()),
+            () = is_over() => return Ok(()),
             // What the source brings waits with it, and then with its peer.
             () = switch.paused() => {
                 tokio::select! {
@@ -56,36 +61,92 @@ pub(crate) async fn take_in(
         }
         // All of them get their shares before the next await: what is dropped there is settled as lost.
         book.opened(deliveries.len());
-        let mut readable = Vec::with_capacity(deliveries.len());
+        let mut groups: Vec<Group> = Vec::new();
         let mut unreadable = Vec::new();
-        for delivery in deliveries {
+        for mut delivery in deliveries {
             book.begins(delivery.token);
             let mark = Mark {
                 token: delivery.token,
                 identity: delivery.identity,
             };
+            let manner = Manner::taken_from(&mut delivery.payload);
             match read(delivery) {
-                Ok(values) => readable.push((mark, values)),
+                Ok(values) => match groups.last_mut() {
+                    Some(group) if group.takes(&manner, &values) => {
+                        group.deliveries.push((mark, values));
+                    }
+                    Some(_) | None => groups.push(Group {
+                        manner,
+                        deliveries: vec![(mark, values)],
+                    }),
+                },
                 Err(reason) => {
                     let parcel = Parcel::arrived([(mark, None)].into_iter(), &settle);
                     unreadable.push((parcel, reason));
                 }
             }
         }
-        let parcel = (!readable.is_empty()).then(|| Parcel::arrived(readable.into_iter(), &settle));
+        let parcels = groups.into_iter().map(|group| group.parcel(&settle));
+        let parcels: Vec<Parcel> = parcels.collect();
         for (parcel, reason) in unreadable {
             // Boxed: it is seldom, and takes no room while the pipeline rests.
             Box::pin(set_aside(parcel, reason, pipeline)).await?;
         }
-        let Some(parcel) = parcel else { continue };
-        let records = parcel.batch.len() as u64;
-        meter.records_in.fetch_add(records, Ordering::Relaxed);
-        tokio::select! {
-            biased;
-            // The queue may be full for good; what waits to enter it is dropped as what is in it.
-            () = stopping.failed() => return Ok(()),
-            () = feed(&queue, &pipeline.first_stage, Some(&pipeline.meter), parcel) => {}
+        for parcel in parcels {
+            let records = parcel.batch.len() as u64;
+            meter.records_in.fetch_add(records, Ordering::Relaxed);
+            tokio::select! {
+                biased;
+                // The queue may be full for good; what waits to enter it is dropped as what is in it.
+                () = stopping.failed() => return Ok(()),
+                () = feed(&queue, &pipeline.first_stage, Some(&pipeline.meter), parcel) => {}
+            }
         }
+    }
+}
+
+/// Deliveries that go into the pipeline as one parcel.
+struct Group {
+    manner: Manner,
+    deliveries: Vec<(Mark, Values)>,
+}
+
+/// What is the same for all records of a parcel.
+#[derive(Default, PartialEq)]
+struct Manner {
+    /// None where nothing was said.
+    params: Option<Params>,
+    is_list: bool,
+}
+
+impl Manner {
+    /// What a payload that was handed over says of it. The records stay there.
+    fn taken_from(payload: &mut Payload) -> Self {
+        let Payload::Handed(batch, params) = payload else {
+            return Self::default();
+        };
+        let is_list = batch.is_marked_list();
+        let params = Some(std::mem::take(params));
+        Self { params, is_list }
+    }
+}
+
+impl Group {
+    /// Whether a delivery may join. A list is one by itself; so is nothing, of which nothing would be left among others.
+    fn takes(&self, manner: &Manner, values: &Values) -> bool {
+        let is_empty = |values: &Values| values.size_hint().1 == Some(0);
+        let is_alone = manner.is_list || is_empty(values);
+        let first = self.deliveries.first();
+        let joins = first.is_none_or(|(_, first)| !is_empty(first));
+        joins && !is_alone && self.manner == *manner
+    }
+
+    fn parcel(self, settle: &Arc<dyn Settle>) -> Parcel {
+        let Manner { params, is_list } = self.manner;
+        let mut parcel = Parcel::arrived(self.deliveries.into_iter(), settle);
+        parcel.batch = std::mem::take(&mut parcel.batch).as_list(is_list);
+        parcel.params = params.unwrap_or_default();
+        parcel
     }
 }
 
@@ -181,6 +242,10 @@ pub(super) fn read(delivery: Delivery) -> Result<Values, Unreadable> {
     let (bytes, reason) = match delivery.payload {
         Payload::Empty => return Ok(one_or_many(None, Vec::new())),
         Payload::Values(values) => return Ok(one_or_many(None, values)),
+        Payload::Handed(batch, _) => {
+            let values = batch.into_records().into_iter().map(Record::into_value);
+            return Ok(one_or_many(None, values.collect()));
+        }
         Payload::Json(bytes) => match json::parse(&bytes, json::MAX_PAYLOAD) {
             Ok(Value::Array(values)) => return Ok(one_or_many(None, values)),
             Ok(value) => return Ok(one_or_many(Some(value), Vec::new())),

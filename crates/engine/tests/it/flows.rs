@@ -3,11 +3,13 @@
 mod attempts;
 pub(crate) mod bench;
 mod best_effort;
+mod cut;
 mod drops;
 mod ends;
 mod failures;
 mod figures;
 mod inbox;
+mod links;
 mod quick;
 mod schedules;
 mod stages;

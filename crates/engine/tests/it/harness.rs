@@ -16,6 +16,7 @@ use wiredflow_engine::catalogue::CheckCx;
 use wiredflow_engine::clock::{Clock, Dice};
 use wiredflow_engine::functions::{FunctionThreads, Functions};
 use wiredflow_engine::http::HttpClients;
+use wiredflow_engine::links::Links;
 use wiredflow_engine::resources::Resources;
 use wiredflow_engine::senders::{AnySender, SENDERS};
 use wiredflow_engine::stages::STAGES;
@@ -33,6 +34,7 @@ pub(crate) fn resources(folder: &Path) -> Resources {
         clock: Clock::real(),
         dice: Dice::seeded(1),
         http: HttpClients::default(),
+        links: Links::default(),
         storages: StorageHandles::default(),
         positions: wiredflow_engine::since::Positions::of("pipeline".into(), None),
         functions: Functions::default(),

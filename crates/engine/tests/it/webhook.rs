@@ -89,7 +89,9 @@ impl Hook {
                     token: delivery.token,
                     outcome: match delivery.payload {
                         Payload::Json(_) | Payload::Unreadable { .. } => Outcome::DeadLettered,
-                        Payload::Empty | Payload::Values(_) => Outcome::Committed,
+                        Payload::Empty | Payload::Values(_) | Payload::Handed(..) => {
+                            Outcome::Committed
+                        }
                     },
                     proof: Arc::new([]),
                     reason: None,

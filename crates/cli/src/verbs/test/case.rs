@@ -1,7 +1,8 @@
 //! One case at work: the flow without its outside, by a clock that stands still.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use wiredflow_core::config::FlowConfig;
@@ -223,6 +224,8 @@ impl Stage<'_> {
             let (last, first): (Vec<_>, Vec<_>) = plan
                 .pipelines
                 .iter()
+                // They run with those that hand over to them.
+                .filter(|pipeline| plan.links.iter().all(|link| link.receiver != pipeline.name))
                 .map(|pipeline| (pipeline.name.to_string(), pipeline.waits_for_others))
                 .partition(|(_, waits)| *waits);
             first
@@ -235,7 +238,10 @@ impl Stage<'_> {
         };
         let step = |name: String| {
             let mut plan = plan.clone();
-            plan.pipelines.retain(|pipeline| *pipeline.name == *name);
+            let mut joined = BTreeSet::from([Arc::from(name.as_str())]);
+            plan.add_takers(&mut joined);
+            plan.pipelines
+                .retain(|pipeline| joined.contains(&pipeline.name));
             for pipeline in &mut plan.pipelines {
                 pipeline.waits_for_others = false;
                 if !matches!(pipeline.trigger, TriggerPlan::Source { .. }) {
