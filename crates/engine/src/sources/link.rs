@@ -32,7 +32,7 @@ pub(crate) struct LinkSource {
 
 impl SourceKind for LinkSource {
     const NAME: &'static str = "link";
-    const EXAMPLE: &'static str = "link: to_store";
+    const EXAMPLE: &'static str = "link: {name: to_store}";
     type Config = LinkSourceConfig;
 
     async fn open(config: LinkSourceConfig, resources: &Resources) -> Result<Self> {

@@ -26,7 +26,7 @@ pub(crate) struct Link(Arc<links::Link>);
 
 impl StageKind for Link {
     const NAME: &'static str = "link";
-    const EXAMPLE: &'static str = "link: to_store";
+    const EXAMPLE: &'static str = "link: {name: to_store}";
     const WORK: Work = Work::Records;
     type Config = LinkConfig;
 

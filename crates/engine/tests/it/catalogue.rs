@@ -57,8 +57,23 @@ fn check(place: Place, example: &str) -> Checked {
     } else {
         text
     };
+    // A link has two ends.
+    let other_end = match place {
+        _ if !example.contains("link: {") => "",
+        Place::Source => "  other:\n    once: true\n    stages: [{load: p}, {link: to_store}]\n",
+        Place::Stage | Place::Storage => {
+            "  other:\n    source: {link: to_store}\n    stages: [{store: json}]\n"
+        }
+    };
     let lookup = SystemLookup::new(folder.path());
-    check_text(&text, "test", folder.path(), &Functions::default(), &lookup)
+    let functions = Functions::default();
+    check_text(
+        &(text + other_end),
+        "test",
+        folder.path(),
+        &functions,
+        &lookup,
+    )
 }
 
 #[test]
@@ -153,12 +168,11 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         flow("engine: nats://localhost"),
         flow("remotes: {own: {workers: {engine: \"nats://localhost\"}}}"),
         flow("storages: {s: {mysql: {}}}"),
-        "pipelines: {p: {source: {link: x}, stages: [{store: json}]}}".to_owned(),
         stage("{store: json, pure: true}"),
         stage("{store: json, keyed: id}"),
         stage("{store: json, pinned: true}"),
         stage("{store: {mongo: {}}}"),
-        stage("{link: x}"),
+        stage("{link: other/x}"),
         stage("{core_logic: {transform: x}}"),
     ];
     for text in later {

@@ -114,7 +114,7 @@ fn run(text: &str, drawn: &Drawn) -> Done {
         })
         .quick("twice", |call| Ok(json!([call.data, call.data])))
         .quick("none", |call| {
-            let dropped = hash(&call.data) % 3 == 0;
+            let dropped = hash(&call.data).is_multiple_of(3);
             Ok(if dropped { Value::Null } else { call.data })
         })
         .quick("params", |call| Ok(json!({"x": hash(&call.data) % 10})))
