@@ -6,4 +6,5 @@ mod difference;
 pub mod figures;
 pub mod histogram;
 pub mod looks;
+pub mod placement;
 pub mod profile;
