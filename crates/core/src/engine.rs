@@ -325,6 +325,25 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Bytes that were kept, checked against the digest that was kept with them; none where there are none.
     fn get_blob<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<Option<Bytes>>>;
 
+    /// As [`Engine::get_blob`], for bytes of somebody who may not be trusted: more than `most` are an error of kind `Data`. An
+    /// engine that knows the length before does not read them.
+    fn get_blob_within<'a>(
+        &'a self,
+        name: &'a Name,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        Box::pin(async move {
+            let bytes = self.get_blob(name).await?;
+            if let Some(bytes) = bytes.as_ref().filter(|bytes| bytes.len() > most) {
+                return Err(Error::data(format!(
+                    "{} bytes came where {most} are the most",
+                    bytes.len()
+                )));
+            }
+            Ok(bytes)
+        })
+    }
+
     /// Forgets bytes. None there is no error.
     fn remove_blob<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<()>>;
 

@@ -96,6 +96,11 @@ impl Chance {
         Self(seed())
     }
 
+    /// Those of a seed.
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// A number below `limit`, which is not 0.
     pub fn below(&mut self, limit: usize) -> usize {
         // SplitMix64, by Sebastiano Vigna: good enough to choose test cases, and three lines.

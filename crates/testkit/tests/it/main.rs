@@ -9,6 +9,7 @@
 mod fault_proxy;
 mod flow;
 mod http;
+mod model_engine;
 mod mosquitto;
 mod sshd;
 
