@@ -111,7 +111,7 @@ impl Agent {
     /// Works until the lease is lost (none), or the agent is stopped.
     async fn with_lease(&self, held: Held, stop: &CancellationToken) -> Result<Option<AgentEnd>> {
         let (slots, tasks) = (Slots::default(), Tasks::default());
-        let _ends = Ends(tasks.clone());
+        let _ends = Ends(tasks.clone(), slots.clone());
         let (draining, lost) = (CancellationToken::new(), held.lost().clone());
         tracing::info!(node = %self.node, "joined");
         let card = Card {
@@ -275,11 +275,12 @@ impl Card {
     }
 }
 
-/// Ends all tasks when it is dropped.
-struct Ends(Tasks);
+/// Ends all tasks and parts at once when it is dropped.
+struct Ends(Tasks, Slots);
 
 impl Drop for Ends {
     fn drop(&mut self) {
+        self.1.drop_all();
         self.0.abort();
     }
 }

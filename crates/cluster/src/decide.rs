@@ -27,6 +27,8 @@ pub struct View {
     pub reports: BTreeMap<PartName, Report>,
     /// Which nodes have the files of parts.
     pub homes: BTreeMap<PartName, String>,
+    /// Whether nodes may be about to join, so that parts that stand nowhere wait a moment: else the first to come has all.
+    pub is_settling: bool,
 }
 
 /// What the leader does: one write by compare and set.
@@ -56,7 +58,7 @@ pub fn decide(view: &View) -> Vec<Action> {
         deciding.assigned(name, assignment, *revision);
     }
     for (flow, (deployed, _)) in &view.flows {
-        if deployed.wanted == Wanted::Running {
+        if deployed.wanted == Wanted::Running && !view.is_settling {
             for part in &deployed.parts {
                 deciding.unassigned(flow, deployed, part);
             }

@@ -18,6 +18,9 @@ use crate::shelf::{Key, read, write};
 /// How often a node looks whether somebody leads, and a leader whether nodes are there.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 
+/// How long a new leader leaves parts where they are that stand nowhere: all nodes may have started together.
+const SETTLING: Duration = Duration::from_secs(3);
+
 /// A node that has shown its card within this time is there.
 const FRESH: Duration = Duration::from_secs(RENEW_EACH.as_secs() + 1);
 
@@ -71,6 +74,8 @@ struct Leader<'e> {
     cards: BTreeMap<String, (NodeCard, Instant)>,
     /// Nodes that had no lease when they were last looked at.
     gone: BTreeSet<String>,
+    /// Since when it leads.
+    began: Instant,
     /// The newest change of each entry that is known.
     revisions: BTreeMap<Key, u64>,
 }
@@ -87,6 +92,7 @@ impl<'e> Leader<'e> {
             view: View::default(),
             cards: BTreeMap::new(),
             gone: BTreeSet::new(),
+            began: clock.monotonic(),
             revisions: BTreeMap::new(),
         };
         loop {
@@ -107,6 +113,7 @@ impl<'e> Leader<'e> {
     async fn go_on(&mut self) -> Result<()> {
         loop {
             self.look_for_nodes().await;
+            self.view.is_settling = self.clock.monotonic() - self.began < SETTLING;
             for action in decide(&self.view) {
                 self.act(action).await?;
             }

@@ -310,7 +310,8 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         holder: &'a str,
     ) -> BoxFuture<'a, Result<Option<Lease>>>;
 
-    /// Makes a lease good for [`LEASE`] from now on, with a higher fence; none where it is another's by now, or gone.
+    /// Makes a lease good for [`LEASE`] from now on, with a higher fence; none where it is another's by now, or gone. It is
+    /// his whose name the engine has there: the answer to an earlier renewal may have been lost, so holders need names of their own.
     fn renew<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Option<Lease>>>;
 
     /// Gives a lease back, so that another need not wait. One that is lost is no error.

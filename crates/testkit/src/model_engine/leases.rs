@@ -32,7 +32,8 @@ impl State {
     pub(super) fn renew(&mut self, lease: &Lease) -> Option<Lease> {
         self.tidy_leases();
         let held = self.leases.get(&lease.name)?;
-        if held.holder != lease.holder || held.fence != lease.fence.0 {
+        // The answer to an earlier renewal may have been lost: then its fence is not known.
+        if held.holder != lease.holder || held.fence < lease.fence.0 {
             return None;
         }
         Some(self.hold(&lease.name, Arc::clone(&lease.holder)))
