@@ -9,13 +9,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::engine::{Engine, If, Name, RENEW_EACH, Seen, Shelf};
 use wiredflow_core::{Error, Result};
-use wiredflow_engine::clock::Clock;
+use wiredflow_engine::clock::{Clock, Mark};
 use wiredflow_engine::tasks::Tasks;
 
+use crate::decide::PartName;
 use crate::documents::{Assignment, NodeCard};
 use crate::held::Held;
 use crate::host::Host;
 use crate::leader;
+use crate::memory::{self, Founding, Memory};
 use crate::shelf::{Key, read, write};
 
 use slot::{Slot, Slots};
@@ -39,8 +41,12 @@ pub struct Agent {
     pub card: NodeCard,
     /// Runs parts.
     pub host: Arc<dyn Host>,
+    /// Where it keeps what it remembers of the cluster.
+    pub memory: Arc<dyn Memory>,
     /// The one clock.
     pub clock: Clock,
+    /// When this process began: its wall time goes on from there, whatever is done to the machine's clock.
+    pub began: Mark,
 }
 
 /// How an agent has ended.
@@ -113,6 +119,18 @@ impl Agent {
         let (slots, tasks) = (Slots::default(), Tasks::default());
         let _ends = Ends(tasks.clone(), slots.clone());
         let (draining, lost) = (CancellationToken::new(), held.lost().clone());
+        let founding = tokio::select! {
+            biased;
+            () = lost.cancelled() => return Ok(None),
+            founding = memory::found(&self.engine, &*self.memory, &self.host, self.clock.since(self.began)) => founding,
+        };
+        let founding = match founding {
+            Ok(founding) => founding,
+            Err(error) => {
+                held.release().await;
+                return self.bear(&error, &mut false).map(|()| None);
+            }
+        };
         tracing::info!(node = %self.node, "joined");
         let card = Card {
             engine: Arc::clone(&self.engine),
@@ -134,7 +152,19 @@ impl Agent {
                 }
             }
         });
-        let following = self.follow(&slots);
+        tasks.spawn("memory", {
+            let (engine, memory) = (Arc::clone(&self.engine), Arc::clone(&self.memory));
+            let (founding, clock) = (founding.clone(), self.clock.clone());
+            async move {
+                loop {
+                    let remembering = memory::remember(&engine, &*memory, &founding, &clock);
+                    let Err(error) = remembering.await;
+                    tracing::debug!("not remembered: {error}");
+                    clock.sleep(TRY_AGAIN).await;
+                }
+            }
+        });
+        let following = self.follow(&slots, &founding);
         tokio::pin!(following);
         tokio::select! {
             biased;
@@ -167,17 +197,22 @@ impl Agent {
     }
 
     /// Does as the assignments say, for ever; an error is one that does not pass.
-    async fn follow(&self, slots: &Slots) -> Result<std::convert::Infallible> {
+    async fn follow(&self, slots: &Slots, founding: &Founding) -> Result<std::convert::Infallible> {
         let mut told = false;
         loop {
-            if let Err(error) = self.follow_one_watch(slots, &mut told).await {
+            if let Err(error) = self.follow_one_watch(slots, founding, &mut told).await {
                 self.bear(&error, &mut told)?;
             }
             self.clock.sleep(TRY_AGAIN).await;
         }
     }
 
-    async fn follow_one_watch(&self, slots: &Slots, told: &mut bool) -> Result<()> {
+    async fn follow_one_watch(
+        &self,
+        slots: &Slots,
+        founding: &Founding,
+        told: &mut bool,
+    ) -> Result<()> {
         let below = Name::new([Key::ASSIGNMENTS])?;
         let mut watch = self.engine.watch(Shelf::Kept, Some(&below)).await?;
         let mut seen = BTreeMap::new();
@@ -200,7 +235,7 @@ impl Agent {
                             if !is_up_to_date {
                                 seen.insert(of.clone(), ());
                             }
-                            self.assigned(slots, of, assignment, entry.revision);
+                            self.assigned((slots, founding), of, (assignment, entry.revision));
                         }
                         Err(error) => tracing::error!("{error}"),
                     }
@@ -214,15 +249,21 @@ impl Agent {
         }
     }
 
-    fn assigned(&self, slots: &Slots, name: (String, String), assignment: Assignment, epoch: u64) {
-        if assignment.node != self.node {
+    fn assigned(
+        &self,
+        (slots, founding): (&Slots, &Founding),
+        name: PartName,
+        wanted: (Assignment, u64),
+    ) {
+        if wanted.0.node != self.node {
             return slots.remove(&name);
         }
-        slots.assign(name, (assignment, epoch), |name, wanted| Slot {
+        slots.assign(name, wanted, |name, wanted| Slot {
             engine: Arc::clone(&self.engine),
             host: Arc::clone(&self.host),
             clock: self.clock.clone(),
             node: self.node.clone(),
+            founding: founding.clone(),
             name,
             wanted,
         });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use wiredflow_core::engine::{Engine, If, Name, Seen, Shelf};
 use wiredflow_core::{Error, Result};
 
@@ -91,7 +92,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::deploy`].
-    pub async fn change(&self, flow: &str, change: impl Fn(&mut Deployed)) -> Result<bool> {
+    pub async fn change(
+        &self,
+        flow: &str,
+        now: Timestamp,
+        change: impl Fn(&mut Deployed),
+    ) -> Result<bool> {
         let name = Key::Flow(flow.to_owned()).name()?;
         for _ in 0..TRIES {
             let Some(entry) = self.engine.get(Shelf::Kept, &name).await? else {
@@ -99,6 +105,7 @@ impl Client {
             };
             let mut deployed: Deployed = read(&name, &entry)?;
             change(&mut deployed);
+            deployed.changed = now.max(deployed.changed);
             let condition = If::Revision(entry.revision);
             if self
                 .engine
@@ -118,8 +125,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::deploy`].
-    pub async fn stop(&self, flow: &str) -> Result<bool> {
-        self.change(flow, |deployed| {
+    pub async fn stop(&self, flow: &str, now: Timestamp) -> Result<bool> {
+        self.change(flow, now, |deployed| {
             deployed.wanted = Wanted::Stopped;
             deployed.failure = None;
         })

@@ -24,6 +24,8 @@ pub struct Deployed {
     pub parts: Vec<PartSpec>,
     /// When this version came.
     pub deployed: Timestamp,
+    /// When somebody last asked for something else: the later one counts where two are known.
+    pub changed: Timestamp,
     /// Who brought it: `user@machine`.
     pub by: String,
 }

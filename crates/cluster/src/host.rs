@@ -53,6 +53,12 @@ pub trait Host: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// `Config`: this node cannot run it, and why.
     fn start(&self, part: PartStart) -> BoxFuture<'_, Result<Box<dyn Part>>>;
+
+    /// Gives the engine the code of a version back that it has lost, if this node has it.
+    ///
+    /// # Errors
+    /// `Remote`, while the engine is away.
+    fn give_back<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<()>>;
 }
 
 /// A part that runs. Dropping it ends it at once, as a kill would: nothing that was acknowledged is lost by that.

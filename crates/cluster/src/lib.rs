@@ -25,6 +25,7 @@ mod documents;
 mod held;
 mod host;
 mod leader;
+mod memory;
 mod shelf;
 
 pub use agent::{Agent, AgentEnd};
@@ -36,4 +37,5 @@ pub use documents::{
 pub use held::Held;
 pub use host::{Host, Part, PartEnd, PartPhase, PartStart};
 pub use leader::lead;
+pub use memory::Memory;
 pub use shelf::{Key, read};

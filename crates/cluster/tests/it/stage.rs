@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wiredflow_cluster::{
-    Agent, AgentEnd, Client, Deployed, FORMAT, Host, NodeCard, Part, PartEnd, PartPhase, PartSpec,
-    PartStart, Wanted,
+    Agent, AgentEnd, Client, Deployed, FORMAT, Host, Memory, NodeCard, Part, PartEnd, PartPhase,
+    PartSpec, PartStart, Wanted,
 };
 use wiredflow_core::stage::BoxFuture;
 use wiredflow_core::{Error, Result};
-use wiredflow_engine::clock::Clock;
+use wiredflow_engine::clock::{Clock, Mark};
 use wiredflow_testkit::{Chance, Model};
 
 /// What is true of all nodes together.
@@ -37,6 +38,27 @@ pub(crate) struct Play {
     pub(crate) model: Model,
     pub(crate) world: Arc<Mutex<World>>,
     pub(crate) chance: Arc<Mutex<Chance>>,
+    memories: Arc<Mutex<BTreeMap<String, Bytes>>>,
+    began: Mark,
+}
+
+/// What a node of this name remembers, over all of its lives.
+struct Remembers(String, Play);
+
+impl std::fmt::Debug for Remembers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Memory for Remembers {
+    fn recall(&self) -> Option<Bytes> {
+        self.1.memories().get(&self.0).cloned()
+    }
+
+    fn keep(&self, bytes: Bytes) {
+        self.1.memories().insert(self.0.clone(), bytes);
+    }
 }
 
 impl Play {
@@ -45,11 +67,17 @@ impl Play {
             model: Model::new(seed),
             world: Arc::default(),
             chance: Arc::new(Mutex::new(Chance::of(seed ^ 1))),
+            memories: Arc::default(),
+            began: Clock::real().mark(),
         }
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memories(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn below(&self, end: usize) -> usize {
@@ -78,7 +106,9 @@ impl Play {
                 node: name.to_owned(),
                 play: self.clone(),
             }),
+            memory: Arc::new(Remembers(name.to_owned(), self.clone())),
             clock: Clock::real(),
+            began: self.began,
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(agent.run(stop.clone()));
@@ -173,6 +203,7 @@ pub(crate) fn flow(version: &str, parts: usize) -> Deployed {
         failure: None,
         parts: (0..parts).map(part).collect(),
         deployed: Timestamp::UNIX_EPOCH,
+        changed: Timestamp::UNIX_EPOCH,
         by: "test".to_owned(),
     }
 }
@@ -211,6 +242,10 @@ impl std::fmt::Debug for Played {
 }
 
 impl Host for Played {
+    fn give_back<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn start(&self, part: PartStart) -> BoxFuture<'_, Result<Box<dyn Part>>> {
         Box::pin(async move {
             let clock = Clock::real();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use wiredflow_engine::clock::Clock;
 
 use wiredflow_testkit::{Mishaps, seed, soaking};
@@ -38,7 +39,7 @@ fn storm(seed: u64) {
         play.client().deploy("f", &flow("v0", parts)).await.unwrap();
         for turn in 0..40 {
             let name = NODES[play.below(NODES.len())];
-            match play.below(8) {
+            match play.below(9) {
                 0 => drop(nodes.remove(name)),
                 1 | 2 => {
                     instances += 1;
@@ -50,8 +51,16 @@ fn storm(seed: u64) {
                 4 | 5 => play.model.mend(name),
                 6 => {
                     parts = 1 + play.below(9);
-                    let deployed = flow(&format!("v{turn}"), parts);
+                    let mut deployed = flow(&format!("v{turn}"), parts);
+                    deployed.changed = Timestamp::from_second(turn).unwrap();
                     play.client().deploy("f", &deployed).await.unwrap();
+                }
+                7 => {
+                    // Not with each turn: what nobody has heard of yet nobody can put back.
+                    if play.below(4) == 0 {
+                        Clock::real().sleep(Duration::from_secs(60)).await;
+                        play.model.wipe();
+                    }
                 }
                 _ => {
                     if let Some(node) = nodes.remove(name) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use wiredflow_cluster::{AgentEnd, PartSpec, Phase, Wanted};
 use wiredflow_engine::clock::Clock;
 
@@ -29,7 +30,7 @@ async fn a_flow_is_spread_over_the_nodes_and_ends_when_it_is_told() {
         .collect();
     loads.sort_unstable();
     assert_eq!(loads, [3, 3, 3]);
-    assert!(play.client().stop("f").await.unwrap());
+    assert!(play.client().stop("f", Timestamp::now()).await.unwrap());
     play.until(15, "nothing runs", async || {
         play.client().status().await.unwrap().is_gone("f")
     })
@@ -37,7 +38,7 @@ async fn a_flow_is_spread_over_the_nodes_and_ends_when_it_is_told() {
     assert!(play.running().is_empty());
     play.client().forget("f").await.unwrap();
     assert!(play.client().status().await.unwrap().flows.is_empty());
-    assert!(!play.client().stop("f").await.unwrap());
+    assert!(!play.client().stop("f", Timestamp::now()).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,7 +107,7 @@ async fn a_part_whose_files_are_on_a_node_waits_for_that_node() {
     let _a = play.node("a", 2);
     play.open(20, "f").await;
     // Also after the flow was stopped and deployed anew.
-    play.client().stop("f").await.unwrap();
+    play.client().stop("f", Timestamp::now()).await.unwrap();
     play.until(15, "nothing runs", async || play.running().is_empty())
         .await;
     drop(b);
@@ -218,4 +219,47 @@ async fn two_processes_of_one_name_are_not_there_at_a_time() {
     let again = async || play.world().starts.values().sum::<usize>() == 4;
     play.until(20, "the second has its place", again).await;
     play.open(15, "f").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_store_that_is_lost_costs_time_and_no_flow() {
+    let play = Play::of(10);
+    let nodes = [play.node("a", 1), play.node("b", 1)];
+    let mut deployed = flow("v1", 4);
+    deployed.parts[0].pinned_by = vec!["storage `kept` is a file".to_owned()];
+    play.client().deploy("f", &deployed).await.unwrap();
+    play.client()
+        .deploy("forgotten", &flow("v1", 1))
+        .await
+        .unwrap();
+    play.open(15, "f").await;
+    play.client()
+        .stop("forgotten", Timestamp::now())
+        .await
+        .unwrap();
+    play.until(15, "it is gone", async || {
+        play.client().status().await.unwrap().is_gone("forgotten")
+    })
+    .await;
+    play.client().forget("forgotten").await.unwrap();
+    pass(2).await;
+    let before = play.running();
+    play.model.wipe();
+    play.open(30, "f").await;
+    assert_eq!(play.running()["f/p0"], before["f/p0"]);
+    assert!(
+        !play
+            .client()
+            .status()
+            .await
+            .unwrap()
+            .flows
+            .contains_key("forgotten")
+    );
+    // Also when all nodes are away meanwhile.
+    drop(nodes);
+    play.model.wipe();
+    let _nodes = [play.node("a", 2), play.node("b", 2)];
+    play.open(30, "f").await;
+    assert_eq!(play.running()["f/p0"], before["f/p0"]);
 }
