@@ -17,7 +17,7 @@ use crate::documents::{Assignment, NodeCard};
 use crate::held::Held;
 use crate::host::Host;
 use crate::leader;
-use crate::memory::{self, Founding, Memory};
+use crate::memory::{self, Memory};
 use crate::shelf::{Key, read, write};
 
 use slot::{Slot, Slots};
@@ -164,7 +164,7 @@ impl Agent {
                 }
             }
         });
-        let following = self.follow(&slots, &founding);
+        let following = self.follow(&slots);
         tokio::pin!(following);
         tokio::select! {
             biased;
@@ -197,22 +197,17 @@ impl Agent {
     }
 
     /// Does as the assignments say, for ever; an error is one that does not pass.
-    async fn follow(&self, slots: &Slots, founding: &Founding) -> Result<std::convert::Infallible> {
+    async fn follow(&self, slots: &Slots) -> Result<std::convert::Infallible> {
         let mut told = false;
         loop {
-            if let Err(error) = self.follow_one_watch(slots, founding, &mut told).await {
+            if let Err(error) = self.follow_one_watch(slots, &mut told).await {
                 self.bear(&error, &mut told)?;
             }
             self.clock.sleep(TRY_AGAIN).await;
         }
     }
 
-    async fn follow_one_watch(
-        &self,
-        slots: &Slots,
-        founding: &Founding,
-        told: &mut bool,
-    ) -> Result<()> {
+    async fn follow_one_watch(&self, slots: &Slots, told: &mut bool) -> Result<()> {
         let below = Name::new([Key::ASSIGNMENTS])?;
         let mut watch = self.engine.watch(Shelf::Kept, Some(&below)).await?;
         let mut seen = BTreeMap::new();
@@ -235,7 +230,7 @@ impl Agent {
                             if !is_up_to_date {
                                 seen.insert(of.clone(), ());
                             }
-                            self.assigned((slots, founding), of, (assignment, entry.revision));
+                            self.assigned(slots, of, (assignment, entry.revision));
                         }
                         Err(error) => tracing::error!("{error}"),
                     }
@@ -249,12 +244,7 @@ impl Agent {
         }
     }
 
-    fn assigned(
-        &self,
-        (slots, founding): (&Slots, &Founding),
-        name: PartName,
-        wanted: (Assignment, u64),
-    ) {
+    fn assigned(&self, slots: &Slots, name: PartName, wanted: (Assignment, u64)) {
         if wanted.0.node != self.node {
             return slots.remove(&name);
         }
@@ -263,7 +253,6 @@ impl Agent {
             host: Arc::clone(&self.host),
             clock: self.clock.clone(),
             node: self.node.clone(),
-            founding: founding.clone(),
             name,
             wanted,
         });

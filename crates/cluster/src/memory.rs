@@ -2,8 +2,8 @@
 //!
 //! An engine may lose all that it has kept. The service is not in it: code is in the nodes' folders, data in storages and at
 //! sources. So every node keeps a copy of what was deployed and of which node has whose files, and the first that finds
-//! nothing there founds the cluster anew. Each founding has a higher number than the one before, and epochs begin with it: an
-//! owner of before the loss stays an earlier one.
+//! nothing there founds the cluster anew. Each founding has a higher number than the one before, by which a node knows that it
+//! has to put back what it remembers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,6 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use wiredflow_core::engine::{Engine, If, Name, Seen, Shelf};
-use wiredflow_core::storage::Epoch;
 use wiredflow_core::{Error, Result};
 use wiredflow_engine::clock::{Clock, Dice};
 
@@ -22,15 +21,6 @@ use crate::decide::PartName;
 use crate::documents::{Deployed, FORMAT};
 use crate::host::Host;
 use crate::shelf::{Key, read, write};
-
-/// Foundings are numbered by the time since then, in steps of [`STEP`] seconds, so that one that remembers nothing has a higher
-/// number too.
-const FIRST: i64 = 1_767_225_600; // 2026-01-01
-const STEP: i64 = 4;
-
-/// The bits of an epoch that are the revision of an assignment; those above are the founding. Together they fit into the 63 bits
-/// of a signed integer until 2060.
-const REVISION_BITS: u32 = 35;
 
 /// How long changes are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(500);
@@ -55,13 +45,6 @@ pub(crate) struct Founding {
     id: String,
     /// Grows each time it is founded anew.
     number: u64,
-}
-
-impl Founding {
-    /// The epoch of an assignment.
-    pub(crate) fn epoch(&self, revision: u64) -> Epoch {
-        Epoch(self.number << REVISION_BITS | (revision & ((1 << REVISION_BITS) - 1)))
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,8 +99,9 @@ pub(crate) async fn found(
     Err(Error::remote("others found the cluster at the same time"))
 }
 
+/// Foundings are numbered by their time in seconds, so that one that remembers nothing has a higher number too.
 fn number_at(now: Timestamp) -> u64 {
-    u64::try_from((now.as_second() - FIRST) / STEP).unwrap_or_default()
+    u64::try_from(now.as_second()).unwrap_or_default()
 }
 
 fn recall(memory: &dyn Memory) -> Option<Remembered> {
@@ -238,28 +222,5 @@ fn note(
             _ => {}
         },
         Seen::UpToDate => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_later_founding_has_higher_epochs_and_all_fit_into_63_bits() {
-        let founding = |number| Founding {
-            format: FORMAT,
-            id: String::new(),
-            number,
-        };
-        let at = |text: &str| number_at(text.parse().unwrap());
-        let first = founding(at("2026-11-24T00:00:00Z"));
-        let second = founding(first.number + 1);
-        assert!(first.epoch(1 << 34) < second.epoch(1));
-        assert!(first.epoch(1) < first.epoch(2));
-        assert!(Epoch::default() < first.epoch(1));
-        let last = founding(at("2059-12-31T00:00:00Z"));
-        assert!(i64::try_from(last.epoch(u64::MAX).0).is_ok());
-        assert_eq!(at("1999-01-01T00:00:00Z"), 0);
     }
 }

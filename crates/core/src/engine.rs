@@ -170,7 +170,8 @@ pub enum Shelf {
 pub struct Entry {
     /// What was put.
     pub value: Bytes,
-    /// Grows with every change of the shelf, over all names: a later change has a higher one.
+    /// Grows with every change of the shelf, over all names, and over the loss of what the engine has kept: a later change has a
+    /// higher one. It fits into 63 bits.
     pub revision: u64,
 }
 

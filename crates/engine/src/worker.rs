@@ -28,11 +28,12 @@ use wiredflow_core::stage::BoxFuture;
 use wiredflow_core::storage::{Epoch, Loaded, Query};
 use wiredflow_core::{Batch, Map, Result};
 
+pub(crate) use client::query_of;
 pub use client::{Call, CallError, Client, Given, Link, Loss, StartError};
 pub use launch::{Launch, Parting};
 pub use pool::{Pool, Running};
 pub(crate) use program::{Program, ProgramCall, look_for};
-pub(crate) use station::{Missed, Station};
+pub use station::{Called, Missed, Station};
 pub use storages::StageHost;
 
 /// What a worker may ask of its host while it works.

@@ -1,12 +1,12 @@
 //! The folder of the user's cache in which all lies that is brought to a machine: programs, code, sessions.
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use wiredflow_engine::clock::Clock;
+use wiredflow_engine::pack::{Pack, make};
 
 /// How long what nobody has used is kept.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -40,13 +40,21 @@ impl Cache {
         self.0.join("run")
     }
 
+    /// Puts code into its place, as a whole or not at all.
+    ///
+    /// # Errors
+    /// Where the stream is not the one of that hash, or the files cannot be written.
+    pub fn bring_code(&self, hash: &str, stream: impl Read) -> io::Result<()> {
+        Pack::unpack(hash, stream, &self.code(hash))
+    }
+
     /// Where a flow's code lies, by its hash.
-    pub(crate) fn code(&self, hash: &str) -> PathBuf {
+    pub fn code(&self, hash: &str) -> PathBuf {
         self.code_folder().join(hash)
     }
 
     /// Where a virtual environment lies.
-    pub(crate) fn venv(&self, name: &str) -> PathBuf {
+    pub fn venv(&self, name: &str) -> PathBuf {
         self.0.join("venv").join(name)
     }
 
@@ -56,14 +64,14 @@ impl Cache {
     }
 
     /// Says that something was used now.
-    pub(crate) fn touch(path: &Path, clock: &Clock) {
+    pub fn touch(path: &Path, clock: &Clock) {
         // It is for the next cleaning only.
         drop(File::open(path).and_then(|file| file.set_modified(SystemTime::from(clock.now()))));
     }
 
     /// Takes away programs and code that nobody has used for a month, and the folders of sessions that have ended without
     /// taking theirs away.
-    pub(crate) fn clean(&self, clock: &Clock) {
+    pub fn clean(&self, clock: &Clock) {
         let now = SystemTime::from(clock.now());
         for folder in ["bin", "code", "venv"] {
             for path in entries(&self.0.join(folder)) {
@@ -96,9 +104,4 @@ fn remove(path: &Path) {
         true => drop(fs::remove_dir_all(path)),
         false => drop(fs::remove_file(path)),
     }
-}
-
-/// Makes a folder that is for this user alone.
-pub(crate) fn make(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }

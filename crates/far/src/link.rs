@@ -10,10 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wiredflow_engine::clock::{Clock, Dice};
+use wiredflow_engine::pack::{Pack, hex};
 use wiredflow_engine::remotes::Host;
 use wiredflow_engine::worker::Parting;
 
-use crate::pack::{Pack, hex};
 use crate::relay::{Carried, Relay, Token};
 use crate::session::{LEASE, Setup, read_first};
 use crate::settle::{Program, make_venv, settle};

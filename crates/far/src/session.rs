@@ -18,9 +18,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Command;
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::functions::Functions;
+use wiredflow_engine::pack::make;
 use wiredflow_engine::tasks::Tasks;
 
-use crate::cache::{self, Cache};
+use crate::cache::Cache;
 use crate::handover::{hand_over, take_over};
 use crate::relay::{Carried, Relay, Token};
 use crate::serve::{Surroundings, serve};
@@ -147,7 +148,7 @@ async fn start(
     setup: &Setup,
     (cache, clock): (&Cache, &Clock),
 ) -> io::Result<()> {
-    cache::make(folder)?;
+    make(folder)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.envs(&setup.env);
     if let Some(venv) = &setup.venv {
@@ -207,7 +208,7 @@ impl Session {
         let mut input = tokio::io::stdin();
         let setup: Setup = read_first(&mut input).await?;
         let folder = cache.session(checked(id)?);
-        cache::make(&folder)?;
+        make(&folder)?;
         let listener = UnixListener::bind(folder.join("socket"))?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let prints = pipe::Receiver::from_owned_fd(read)?;

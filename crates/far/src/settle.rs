@@ -4,9 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use wiredflow_engine::pack::{Pack, hex};
 use wiredflow_engine::worker::Parting;
 
-use crate::pack::{Pack, hex};
 use crate::ssh::{Refusal, Ssh, last_line};
 use crate::venv::Venv;
 

@@ -14,11 +14,9 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use wiredflow_engine::clock::Clock;
+use wiredflow_engine::pack::{hex, make};
 use wiredflow_engine::remotes::Host;
 use wiredflow_engine::worker::Parting;
-
-use crate::cache;
-use crate::pack::hex;
 
 /// How long the host may take to let us in.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -408,7 +406,7 @@ fn control_folder() -> Result<PathBuf, Refusal> {
         Some(runtime) => runtime.join("wiredflow-ssh"),
         None => Path::new("/tmp").join(format!("wiredflow-ssh-{user}")),
     };
-    let made = cache::make(&folder).and_then(|()| fs::symlink_metadata(&folder));
+    let made = make(&folder).and_then(|()| fs::symlink_metadata(&folder));
     let data = made.map_err(|error| {
         Refusal::wrong(format!("`{}` cannot be made: {error}", folder.display()))
     })?;

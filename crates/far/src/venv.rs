@@ -9,13 +9,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wiredflow_core::{Error, Result};
 use wiredflow_engine::clock::Clock;
+use wiredflow_engine::pack::{REQUIREMENTS, hex, make};
 
-use crate::cache::{self, Cache};
-use crate::pack::hex;
+use crate::cache::Cache;
 use crate::ssh::last_line;
-
-/// The file of a flow's folder that says which packages its functions want.
-pub(crate) const REQUIREMENTS: &str = "requirements.txt";
 
 /// What there is when all packages are installed.
 const READY: &str = "ready";
@@ -36,12 +33,7 @@ impl Venv {
     ///
     /// # Errors
     /// `Config`, where the file cannot be read.
-    pub(crate) fn of(
-        folder: &Path,
-        code: &str,
-        python: &str,
-        version: &str,
-    ) -> Result<Option<Self>> {
+    pub fn of(folder: &Path, code: &str, python: &str, version: &str) -> Result<Option<Self>> {
         let path = folder.join(REQUIREMENTS);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -69,7 +61,7 @@ impl Venv {
     }
 
     /// Its name.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
@@ -83,7 +75,7 @@ impl Venv {
         };
         let place = cache.venv(&self.name);
         let folder = place.parent().unwrap_or(&place);
-        cache::make(folder).map_err(failed)?;
+        make(folder).map_err(failed)?;
         let lock = File::create(place.with_extension("lock")).map_err(failed)?;
         // Another flow may be making the same: it is waited for.
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)

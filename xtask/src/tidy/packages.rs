@@ -65,6 +65,11 @@ const MAY_USE: &[MayUse] = &[
         foreign: None,
     },
     MayUse {
+        package: "wiredflow-nats",
+        ours: &["wiredflow-core"],
+        foreign: None,
+    },
+    MayUse {
         package: "wiredflow-demo",
         ours: &[],
         foreign: None,
@@ -87,6 +92,7 @@ const MAY_USE: &[MayUse] = &[
             "wiredflow-demo",
             "wiredflow-engine",
             "wiredflow-far",
+            "wiredflow-nats",
             "wiredflow-scale",
             "wiredflow-traces",
         ],

@@ -7,8 +7,8 @@ use wiredflow_engine::clock::Clock;
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::worker::Parting;
 use wiredflow_far::{
-    Bridged, Cache, Ended, Limits, Pack, Refusal, Session, Streams, Surroundings, Venv, bridge,
-    link, serve,
+    Bridged, Cache, Ended, Limits, Refusal, Session, Streams, Surroundings, Venv, bridge, link,
+    serve,
 };
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -76,7 +76,7 @@ impl Worker {
         let part = &self.part;
         if let Some(hash) = &part.unpack {
             let cache = Cache::of_user().map_err(wrong)?;
-            Pack::unpack(hash, io::stdin().lock(), &cache).map_err(wrong)?;
+            cache.bring_code(hash, io::stdin().lock()).map_err(wrong)?;
             return Ok(Exit::Done);
         }
         if part.venv {

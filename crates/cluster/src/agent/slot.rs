@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use wiredflow_core::engine::{Engine, If, Shelf};
+use wiredflow_core::storage::Epoch;
 use wiredflow_core::{Error, ErrorKind, Result};
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::tasks::Tasks;
@@ -13,7 +14,6 @@ use wiredflow_engine::tasks::Tasks;
 use crate::decide::PartName;
 use crate::documents::{Assignment, FORMAT, Phase, Report, Wish};
 use crate::host::{Host, Part, PartEnd, PartPhase, PartStart};
-use crate::memory::Founding;
 use crate::shelf::{Key, read, write};
 
 /// How soon a report that could not be written is written again.
@@ -177,7 +177,6 @@ pub(super) struct Slot {
     pub(super) host: Arc<dyn Host>,
     pub(super) clock: Clock,
     pub(super) node: String,
-    pub(super) founding: Founding,
     pub(super) name: PartName,
     pub(super) wanted: watch::Receiver<Wanted>,
 }
@@ -239,7 +238,7 @@ impl Slot {
                 part: self.name.1.clone(),
                 pipelines: assignment.pipelines.clone(),
                 version: assignment.version.clone(),
-                epoch: self.founding.epoch(epoch),
+                epoch: Epoch(epoch),
             };
             let started = tokio::select! {
                 started = self.host.start(start) => started,

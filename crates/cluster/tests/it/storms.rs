@@ -58,6 +58,11 @@ fn storm(seed: u64) {
                 7 => {
                     // Not with each turn: what nobody has heard of yet nobody can put back.
                     if play.below(4) == 0 {
+                        play.model.mend("a");
+                        instances += 1;
+                        nodes
+                            .entry("a")
+                            .or_insert_with(|| play.node("a", instances));
                         Clock::real().sleep(Duration::from_secs(60)).await;
                         play.model.wipe();
                     }

@@ -22,6 +22,7 @@ use wiredflow_core::{Batch, Error, Map};
 
 use self::outbox::Outbox;
 use self::reader::Reader;
+pub(crate) use self::reader::query_of;
 use super::gate::Gate;
 use super::{Request, WorkerHost};
 use crate::clock::Clock;

@@ -33,7 +33,7 @@ const DEATHS: u32 = 3;
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// A process and the calls that it works on. Dropping it ends the process.
-pub(crate) struct Station {
+pub struct Station {
     yard: Yard,
     spawner: Spawner,
     state: Mutex<State>,
@@ -59,7 +59,7 @@ struct Tenant {
 
 /// Why there is no result.
 #[derive(Clone, Debug)]
-pub(crate) enum Missed {
+pub enum Missed {
     /// The place could not be reached, and nothing has run there: another place may take the call.
     Away(Error),
     /// The call has failed.
@@ -68,7 +68,7 @@ pub(crate) enum Missed {
 
 impl Station {
     /// A place whose process `launch` starts, with the errand in `start`. Must be called inside a runtime.
-    pub(crate) fn new(
+    pub fn new(
         launch: Launch,
         start: Start,
         start_within: Duration,
@@ -91,7 +91,7 @@ impl Station {
     }
 
     /// Makes it ready for calls. What keeps it from that and will not pass is of kind `Config`.
-    pub(crate) async fn ready(&self) -> Result<(), Missed> {
+    pub async fn ready(&self) -> Result<(), Missed> {
         match self.tenant().await {
             Ok(_) => Ok(()),
             Err(Missed::Failed(error)) => Err(Missed::Failed(as_config(error))),
@@ -100,7 +100,7 @@ impl Station {
     }
 
     /// Ends its process in good order and waits until it has gone.
-    pub(crate) async fn close(&self) {
+    pub async fn close(&self) {
         let tenant = self.state.lock().await.tenant.take();
         if let Some(tenant) = tenant
             && let Some(process) = tenant.process.lock().await.take()
@@ -109,8 +109,16 @@ impl Station {
         }
     }
 
+    /// Whether the process that took the last call is still there.
+    pub async fn stands(&self) -> bool {
+        match &self.state.lock().await.tenant {
+            Some(tenant) => tenant.is_alive().await,
+            None => false,
+        }
+    }
+
     /// Begins a call. Dropping what it gives ends the call at the far end too.
-    pub(crate) async fn call(&self, request: Request<'_>) -> Result<Called<'_>, Missed> {
+    pub async fn call(&self, request: Request<'_>) -> Result<Called<'_>, Missed> {
         let tenant = self.tenant().await?;
         match tenant.client.call(request).await {
             Ok(call) => Ok(Called {
@@ -238,7 +246,7 @@ impl Tenant {
 }
 
 /// A call on its way.
-pub(crate) struct Called<'a> {
+pub struct Called<'a> {
     station: &'a Station,
     tenant: Arc<Tenant>,
     call: Call,
@@ -246,7 +254,7 @@ pub(crate) struct Called<'a> {
 
 impl Called<'_> {
     /// The next output; `None` when the call has ended well. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Option<Given>, Missed> {
+    pub async fn next(&mut self) -> Result<Option<Given>, Missed> {
         match self.call.next().await {
             Ok(Some(given)) => Ok(Some(given)),
             Ok(None) => {
@@ -258,7 +266,7 @@ impl Called<'_> {
     }
 
     /// Ends the call early and in good order. One that does not end is ended with its process.
-    pub(crate) async fn close(mut self) -> Result<(), Missed> {
+    pub async fn close(mut self) -> Result<(), Missed> {
         let clock = &self.station.yard.clock;
         let ended = tokio::select! {
             biased;
@@ -275,12 +283,12 @@ impl Called<'_> {
     }
 
     /// What became of its input, once it has ended and where the stage hands that on itself.
-    pub(crate) fn passed(&self) -> Option<&Passed> {
+    pub fn passed(&self) -> Option<&Passed> {
         self.call.passed()
     }
 
     /// What the call has used, once it has ended and where the far end knows.
-    pub(crate) fn used(&self) -> Option<Used> {
+    pub fn used(&self) -> Option<Used> {
         self.call.used()
     }
 }

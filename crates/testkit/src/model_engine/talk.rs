@@ -19,8 +19,11 @@ const WAITING: usize = 1024;
 /// Who listens where.
 #[derive(Default)]
 pub(super) struct Talk {
-    listeners: HashMap<Name, Vec<(Arc<str>, mpsc::Sender<Asked>)>>,
+    listeners: HashMap<Name, Vec<Listens>>,
 }
+
+/// A client that listens.
+type Listens = (Arc<str>, mpsc::Sender<Asked>);
 
 impl Talk {
     /// All listeners of a client end.

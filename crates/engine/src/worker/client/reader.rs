@@ -291,7 +291,11 @@ impl Drop for Reader {
     }
 }
 
-fn query_of(query: &Map) -> Result<Query> {
+/// What a load asks for.
+///
+/// # Errors
+/// `Data`, for what it cannot be asked for.
+pub(crate) fn query_of(query: &Map) -> Result<Query> {
     let mut result = Query::default();
     for (name, value) in query {
         let limit = value.as_u64().and_then(|limit| usize::try_from(limit).ok());

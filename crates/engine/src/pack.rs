@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use wiredflow_core::{Error, Result};
 
-use crate::cache::{self, Cache};
-use crate::venv::REQUIREMENTS;
+/// The file of a flow's folder that says which packages its functions want.
+pub const REQUIREMENTS: &str = "requirements.txt";
 
 /// The most that goes along, in bytes, and the most files.
 const MOST_BYTES: u64 = 256 << 20;
@@ -94,13 +94,13 @@ impl Pack {
         &self.bytes
     }
 
-    /// Writes the files that `stream` brings into their place in the cache, as a whole or not at all.
+    /// Writes the files that `stream` brings into a folder that is not there yet, as a whole or not at all.
     ///
     /// # Errors
     /// Where the stream is not the one of that hash, or the files cannot be written.
-    pub fn unpack(hash: &str, mut stream: impl Read, cache: &Cache) -> io::Result<()> {
+    pub fn unpack(hash: &str, mut stream: impl Read, place: &Path) -> io::Result<()> {
         let odd = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
-        if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !is_hash(hash) {
             return Err(odd("that is no hash"));
         }
         let mut bytes = Vec::new();
@@ -111,10 +111,9 @@ impl Pack {
         if hex(&Sha256::digest(&bytes)) != hash {
             return Err(odd("what has arrived is not what was sent"));
         }
-        let place = cache.code(hash);
         let new = place.with_extension(format!("new-{}", std::process::id()));
-        cache::make(&new)?;
-        let written = write_all(&bytes, &new).and_then(|()| fs::rename(&new, &place));
+        make(&new)?;
+        let written = write_all(&bytes, &new).and_then(|()| fs::rename(&new, place));
         if written.is_err() {
             drop(fs::remove_dir_all(&new));
         }
@@ -157,7 +156,7 @@ fn write_all(mut bytes: &[u8], folder: &Path) -> io::Result<()> {
         }
         let path = folder.join(name);
         if let Some(parent) = path.parent() {
-            cache::make(parent)?;
+            make(parent)?;
         }
         let mode = if runs { 0o700 } else { 0o600 };
         let mut file = fs::OpenOptions::new()
@@ -212,8 +211,24 @@ fn gather(
     Ok(())
 }
 
+/// Makes a folder that is for this user alone.
+///
+/// # Errors
+/// Those of the system.
+pub fn make(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+/// Whether this is a SHA-256 in hexadecimal digits.
+pub fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// As hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -1,0 +1,11 @@
+//! The engine against real servers.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests"
+)]
+
+mod basics;
+mod servers;
