@@ -143,12 +143,12 @@ impl Agent {
         tasks.spawn("node card", card.show());
         tasks.spawn("leader", {
             let (engine, clock) = (Arc::clone(&self.engine), self.clock.clone());
-            let (node, draining) = (self.instance.clone(), draining.clone());
+            let (node, draining, began) = (self.instance.clone(), draining.clone(), self.began);
             async move {
                 // One that drains leaves the lead to others.
                 tokio::select! {
                     () = draining.cancelled() => {}
-                    () = leader::lead(&engine, &node, &clock) => {}
+                    () = leader::lead(&engine, &node, &clock, began) => {}
                 }
             }
         });

@@ -7,28 +7,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wiredflow_core::engine::{Engine, Entry, If, LEASE, Name, RENEW_EACH, Seen, Shelf, Watch};
 use wiredflow_core::{Error, ErrorKind, Result};
-use wiredflow_engine::clock::Clock;
+use wiredflow_engine::clock::{Clock, Mark};
 
 use crate::agent::lease_of;
 use crate::decide::{Action, PartName, View, decide};
 use crate::documents::{Assignment, Deployed, NodeCard, Report};
 use crate::held::Held;
+use crate::memory::Founding;
 use crate::shelf::{Key, read, write};
 
 /// How often a node looks whether somebody leads, and a leader whether nodes are there.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 
-/// How long a new leader leaves parts where they are that stand nowhere: all nodes may have started together.
+/// How long a new leader gives parts that stand nowhere to nobody: all nodes may have started together. Where the engine may
+/// have lost what it kept, leases too, it is as long as a lease: owners of before end their parts in that time.
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// A node that has shown its card within this time is there.
 const FRESH: Duration = Duration::from_secs(RENEW_EACH.as_secs() + 1);
 
 /// Leads whenever nobody else does, for ever. Dropping the future gives the lead back by letting its lease run out.
-pub async fn lead(engine: &Arc<dyn Engine>, node: &str, clock: &Clock) {
+///
+/// `process` is when this process began.
+pub async fn lead(engine: &Arc<dyn Engine>, node: &str, clock: &Clock, process: Mark) {
     let mut said = None;
     loop {
-        match lead_once(engine, node, clock).await {
+        match lead_once(engine, node, clock, process).await {
             Ok(()) => said = None,
             Err(error) => {
                 let words = error.message().to_owned();
@@ -45,13 +49,18 @@ pub async fn lead(engine: &Arc<dyn Engine>, node: &str, clock: &Clock) {
 }
 
 /// Leads until the lease is lost, if it can be had.
-async fn lead_once(engine: &Arc<dyn Engine>, node: &str, clock: &Clock) -> Result<()> {
+async fn lead_once(
+    engine: &Arc<dyn Engine>,
+    node: &str,
+    clock: &Clock,
+    process: Mark,
+) -> Result<()> {
     let Some(held) = Held::take(engine, &Name::new(["leader"])?, node, clock).await? else {
         return Ok(());
     };
     tracing::info!("this node leads");
     let leading = async {
-        let mut leader = Leader::begin(engine, clock).await?;
+        let mut leader = Leader::begin(engine, clock, process).await?;
         leader.go_on().await
     };
     let lost = held.lost().clone();
@@ -74,15 +83,18 @@ struct Leader<'e> {
     cards: BTreeMap<String, (NodeCard, Instant)>,
     /// Nodes that had no lease when they were last looked at.
     gone: BTreeSet<String>,
-    /// Since when it leads.
-    began: Instant,
+    /// When parts that stand nowhere are given away.
+    settled: Instant,
     /// The newest change of each entry that is known.
     revisions: BTreeMap<Key, u64>,
 }
 
 impl<'e> Leader<'e> {
     /// Reads all that there is.
-    async fn begin(engine: &'e Arc<dyn Engine>, clock: &'e Clock) -> Result<Self> {
+    async fn begin(engine: &'e Arc<dyn Engine>, clock: &'e Clock, process: Mark) -> Result<Self> {
+        let founding = Founding::standing(engine).await?;
+        let is_young = founding.is_none_or(|founding| founding.is_young(clock.since(process)));
+        let settling = if is_young { LEASE } else { SETTLING };
         let below = Name::new([Key::NODES])?;
         let mut leader = Self {
             engine,
@@ -92,7 +104,7 @@ impl<'e> Leader<'e> {
             view: View::default(),
             cards: BTreeMap::new(),
             gone: BTreeSet::new(),
-            began: clock.monotonic(),
+            settled: clock.monotonic() + settling,
             revisions: BTreeMap::new(),
         };
         loop {
@@ -113,7 +125,7 @@ impl<'e> Leader<'e> {
     async fn go_on(&mut self) -> Result<()> {
         loop {
             self.look_for_nodes().await;
-            self.view.is_settling = self.clock.monotonic() - self.began < SETTLING;
+            self.view.is_settling = self.clock.monotonic() < self.settled;
             for action in decide(&self.view) {
                 self.act(action).await?;
             }

@@ -25,6 +25,9 @@ use crate::shelf::{Key, read, write};
 /// How long changes are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(500);
 
+/// A founding that may be younger than this is taken for young.
+const YOUNG: Duration = Duration::from_secs(600);
+
 /// How often a founding is tried that others do at the same time.
 const TRIES: usize = 10;
 
@@ -102,6 +105,21 @@ pub(crate) async fn found(
 /// Foundings are numbered by their time in seconds, so that one that remembers nothing has a higher number too.
 fn number_at(now: Timestamp) -> u64 {
     u64::try_from(now.as_second()).unwrap_or_default()
+}
+
+impl Founding {
+    /// Whether it may be so young that owners of before, whose leases were lost with all else, have not noticed yet. Machines'
+    /// clocks may differ by some minutes.
+    pub(crate) fn is_young(&self, now: Timestamp) -> bool {
+        number_at(now).abs_diff(self.number) < YOUNG.as_secs()
+    }
+
+    /// The one that stands in the engine.
+    pub(crate) async fn standing(engine: &Arc<dyn Engine>) -> Result<Option<Self>> {
+        let name = Name::new(["cluster"])?;
+        let entry = engine.get(Shelf::Kept, &name).await?;
+        entry.map(|entry| read(&name, &entry)).transpose()
+    }
 }
 
 fn recall(memory: &dyn Memory) -> Option<Remembered> {
