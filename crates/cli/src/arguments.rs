@@ -9,7 +9,7 @@ use crate::log::{LogFormat, LogLevel};
 use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
-pub(crate) const NOT_BUILT_YET: &[&str] = &["advise", "simulate", "split", "apply", "node", "stop"];
+pub(crate) const NOT_BUILT_YET: &[&str] = &["advise", "simulate", "split", "apply", "node"];
 
 /// Data services from one file: collect, compute, store and send
 #[derive(Debug, Parser)]
@@ -98,6 +98,7 @@ pub(crate) enum Verb {
     DeadLetters(verbs::dead_letters::DeadLetters),
     Stages(verbs::stages::Stages),
     Status(verbs::status::Status),
+    Stop(verbs::stop::Stop),
     Pause(verbs::switch::Pause),
     Resume(verbs::switch::Resume),
     Trigger(verbs::switch::Trigger),

@@ -26,6 +26,8 @@
 //! ```
 
 mod arguments;
+mod deployed;
+mod engine;
 mod exit;
 mod flow_file;
 mod front;

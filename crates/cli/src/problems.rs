@@ -57,6 +57,11 @@ impl Source {
         self.file.as_deref().unwrap_or("the flow of this program")
     }
 
+    /// The file's text; none of a flow that is linked in.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The document for machines.
     pub(crate) fn document<'a>(&'a self, problems: &'a [Problem]) -> Document<'a> {
         let entry = |problem: &'a Problem| {

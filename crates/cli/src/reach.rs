@@ -44,6 +44,11 @@ impl Subject {
         }
     }
 
+    /// The name of a deployed flow, where one stands in the place of a file.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+
     /// Finds the flow.
     ///
     /// # Errors

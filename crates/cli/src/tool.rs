@@ -94,6 +94,7 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::DeadLetters(dead_letters) => dead_letters.run(tool),
         Verb::Stages(stages) => stages.run(tool),
         Verb::Status(status) => status.run(tool),
+        Verb::Stop(stop) => stop.run(tool),
         Verb::Pause(pause) => pause.run(tool),
         Verb::Resume(resume) => resume.run(tool),
         Verb::Trigger(trigger) => trigger.run(tool),

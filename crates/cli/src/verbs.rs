@@ -13,6 +13,7 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod stages;
 pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod switch;
 pub(crate) mod test;
 pub(crate) mod worker;

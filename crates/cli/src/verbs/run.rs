@@ -10,8 +10,11 @@ use wiredflow_engine::observe::RunReport;
 use wiredflow_engine::plan::{Plan, TriggerPlan};
 use wiredflow_engine::run::RunOptions;
 
+use crate::deployed;
+use crate::engine::EngineArguments;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::service::{Look, Served, serve};
+use crate::flow_file::Subject;
+use crate::service::{self, Look, Served, serve};
 use crate::tool::Tool;
 use crate::watch::Watch;
 use crate::{flow_file, live};
@@ -31,6 +34,11 @@ Examples:
   wiredflow run flow.yaml --for 1m --json > run.json   a minute, with the figures at the end
   wiredflow run flow.yaml --pipeline letters --log-level debug
   wiredflow run flow.yaml --watch                      takes each change of it and of its Python
+  wiredflow run flow.yaml --engine nats://10.0.0.1:4222    on the nodes that have joined, also after this command
+
+With --engine the flow and its code go to the nodes of a cluster (`wiredflow node`), and the command returns when every pipeline is
+open there, or says after 15 seconds which is not. Its `${env:…}` are filled in by the nodes, from their environment. The same command with
+a changed file takes the place of the version that runs; `wiredflow stop` ends it.
 
 With --watch a change ends the whole flow in good order and starts it anew; no delivery is lost. A flow that
 ends or fails waits for the next change.
@@ -62,10 +70,11 @@ pub(crate) struct Run {
     #[arg(long)]
     json: bool,
 
-    #[arg(long, value_name = "URL", hide = true)]
-    engine: Option<String>,
+    #[command(flatten)]
+    engine: EngineArguments,
 
-    #[arg(long, hide = true)]
+    /// With --engine: stay and tell what changes; ^C leaves the flow to itself
+    #[arg(long, requires = "engine", conflicts_with = "json")]
     attach: bool,
 
     #[arg(long, value_name = "PLAN", hide = true)]
@@ -74,11 +83,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(&self, tool: &Tool) -> Outcome {
-        for (option, given) in [
-            ("--engine", self.engine.is_some()),
-            ("--attach", self.attach),
-            ("--shadow", self.shadow.is_some()),
-        ] {
+        for (option, given) in [("--shadow", self.shadow.is_some())] {
             if given {
                 return Err(Failure::wrong(not_built_yet(option)));
             }
@@ -88,6 +93,9 @@ impl Run {
             return Ok(Exit::Wrong);
         };
         self.fits(plan)?;
+        if self.engine.is_given() {
+            return self.deploy(tool, &subject, plan);
+        }
         let options = RunOptions {
             limit: self.limit,
             once: self.once,
@@ -98,6 +106,31 @@ impl Run {
         let mut watch = self.watch(tool)?;
         let served = follow(tool, plan, &options, self.json, watch.as_mut());
         finish(tool, plan, served, self.json)
+    }
+
+    /// Brings the flow to the nodes of a cluster.
+    fn deploy(&self, tool: &Tool, subject: &Subject, plan: &Plan) -> Outcome {
+        for (option, given) in [
+            ("--for", self.limit.is_some()),
+            ("--once", self.once),
+            ("--watch", self.watch),
+            ("--pipeline", !self.pipelines.is_empty()),
+        ] {
+            if given {
+                return Err(Failure::wrong(format!(
+                    "`{option}` goes with a run on this machine, not with `--engine`"
+                )));
+            }
+        }
+        let (_, tree) = flow_file::tree(tool, self.file.as_deref())?;
+        let tree = tree.map_err(|problem| Failure::wrong(problem.message))?;
+        let deploying = deployed::deploy(
+            tool,
+            &self.engine,
+            (subject, plan, &tree),
+            (self.attach, self.json),
+        );
+        service::runtime()?.block_on(deploying)
     }
 
     /// What looks at the flow's files from now on.

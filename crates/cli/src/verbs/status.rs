@@ -4,10 +4,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 use wiredflow_engine::clock::Clock;
 
+use crate::deployed;
+use crate::engine::EngineArguments;
 use crate::exit::{Exit, Outcome};
 use crate::live;
 use crate::paint::{Ink, printable};
 use crate::reach::Subject;
+use crate::service;
 use crate::table::{Align, Cell, Table};
 use crate::tool::Tool;
 
@@ -17,11 +20,16 @@ use crate::tool::Tool;
   wiredflow status flow.yaml
   wiredflow status flow.yaml numbers --json | jq '.pipelines[].state'
   wiredflow status https://plant.example:8420 --token-file plant.token
+  wiredflow status --engine nats://10.0.0.1:4222            all nodes and flows of a cluster
+  wiredflow status sensors --engine nats://10.0.0.1:4222    one flow of it
 
 A flow on this machine is found by its state folder. Exit codes: 0 it runs, 1 it does not run or does not listen.")]
 pub(crate) struct Status {
     #[command(flatten)]
     subject: Subject,
+
+    #[command(flatten)]
+    engine: EngineArguments,
 
     /// Print one JSON document
     #[arg(long)]
@@ -30,6 +38,11 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn run(&self, tool: &Tool) -> Outcome {
+        if self.engine.is_given() {
+            let flow = self.subject.name();
+            let showing = deployed::show(tool, &self.engine, flow, self.json);
+            return service::runtime()?.block_on(showing);
+        }
         let reached = self.subject.reach(tool)?;
         let mut status = reached.get(&["status"], &[])?;
         let pipelines = reached.pipelines()?;
