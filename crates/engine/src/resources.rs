@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Dice};
+use crate::engines::Engines;
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
 use crate::observe::Workers;
@@ -32,6 +33,8 @@ pub struct Resources {
     pub dice: Dice,
     /// The flow's HTTP clients.
     pub http: HttpClients,
+    /// The flow's connections to engines.
+    pub engines: Engines,
     /// The flow's storages.
     pub storages: StorageHandles,
     /// How far the pipeline's loads have come.
@@ -67,6 +70,7 @@ impl Resources {
             clock,
             dice: Dice::from_system(),
             http: HttpClients::default(),
+            engines: Engines::default(),
             storages,
             positions: Positions::of(pipeline.into(), None),
             functions: functions.clone(),

@@ -38,6 +38,7 @@ use wiredflow_core::{Error, Result};
 use wiredflow_scale::figures::Trigger;
 
 use crate::clock::{Clock, Dice};
+use crate::engines::Engines;
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
 use crate::observe::repeats::Repeats;
@@ -87,6 +88,8 @@ pub struct RunOptions {
     pub dice: Dice,
     /// The HTTP clients of the flow.
     pub http: HttpClients,
+    /// Its connections to engines.
+    pub engines: Engines,
     /// How much an inbox holds, and the outbox of a stage with `required: false`.
     pub inbox: InboxLimits,
     /// How long the times are of which profiles are kept.
@@ -108,6 +111,7 @@ impl Default for RunOptions {
             clock: Clock::real(),
             dice: Dice::from_system(),
             http: HttpClients::default(),
+            engines: Engines::default(),
             inbox: InboxLimits::default(),
             profile_each: PROFILE_EACH,
             metering: Metering::On,
@@ -202,6 +206,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         dice: options.dice.clone(),
         spans: options.spans.clone(),
         http: options.http.clone(),
+        engines: options.engines.clone(),
         threads: FunctionThreads::default(),
         scrubber: plan.scrubber.clone(),
         limits: options.inbox,

@@ -336,6 +336,7 @@ impl Shared {
             dice: self.dice.clone(),
             storages: self.storages.clone(),
             http: self.http.clone(),
+            engines: self.engines.clone(),
             positions: self.positions(&pipeline.name),
             functions: self.functions.clone(),
             threads: self.threads.clone(),
