@@ -9,7 +9,7 @@ use crate::log::{LogFormat, LogLevel};
 use crate::verbs;
 
 /// The verbs that have a place in the interface and no code yet.
-pub(crate) const NOT_BUILT_YET: &[&str] = &["advise", "simulate", "split", "apply", "node"];
+pub(crate) const NOT_BUILT_YET: &[&str] = &["advise", "simulate", "split", "apply"];
 
 /// Data services from one file: collect, compute, store and send
 #[derive(Debug, Parser)]
@@ -104,6 +104,7 @@ pub(crate) enum Verb {
     Trigger(verbs::switch::Trigger),
     Logs(verbs::logs::Logs),
     Remotes(verbs::remotes::Remotes),
+    Node(verbs::node::Node),
     Worker(verbs::worker::Worker),
 }
 

@@ -100,6 +100,7 @@ fn dispatch(tool: &Tool, verb: &Verb) -> Outcome {
         Verb::Trigger(trigger) => trigger.run(tool),
         Verb::Logs(logs) => logs.run(tool),
         Verb::Remotes(remotes) => remotes.run(tool),
+        Verb::Node(node) => node.run(tool),
         Verb::Worker(worker) => worker.run(tool.functions()),
     }
 }

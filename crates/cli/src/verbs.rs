@@ -7,6 +7,7 @@ pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod mock;
+pub(crate) mod node;
 pub(crate) mod profile;
 pub(crate) mod remotes;
 pub(crate) mod run;

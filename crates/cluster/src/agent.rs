@@ -41,6 +41,8 @@ pub struct Agent {
     pub card: NodeCard,
     /// Runs parts.
     pub host: Arc<dyn Host>,
+    /// The servers of the engine, as they were named: one that finds nothing there is at the cluster that it remembers.
+    pub place: String,
     /// Where it keeps what it remembers of the cluster.
     pub memory: Arc<dyn Memory>,
     /// The one clock.
@@ -122,7 +124,7 @@ impl Agent {
         let founding = tokio::select! {
             biased;
             () = lost.cancelled() => return Ok(None),
-            founding = memory::found(&self.engine, &*self.memory, &self.host, self.clock.since(self.began)) => founding,
+            founding = memory::found(&self.engine, &*self.memory, &self.host, (&self.place, self.clock.since(self.began))) => founding,
         };
         let founding = match founding {
             Ok(founding) => founding,
@@ -154,10 +156,12 @@ impl Agent {
         });
         tasks.spawn("memory", {
             let (engine, memory) = (Arc::clone(&self.engine), Arc::clone(&self.memory));
-            let (founding, clock) = (founding.clone(), self.clock.clone());
+            let (place, founding, clock) =
+                (self.place.clone(), founding.clone(), self.clock.clone());
             async move {
                 loop {
-                    let remembering = memory::remember(&engine, &*memory, &founding, &clock);
+                    let remembering =
+                        memory::remember(&engine, &*memory, (&place, &founding), &clock);
                     let Err(error) = remembering.await;
                     tracing::debug!("not remembered: {error}");
                     clock.sleep(TRY_AGAIN).await;

@@ -52,6 +52,8 @@ pub(crate) struct Founding {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Remembered {
+    /// The servers of the engine, as they were named.
+    place: String,
     founding: Founding,
     flows: BTreeMap<String, Deployed>,
     homes: Vec<(PartName, String)>,
@@ -62,7 +64,7 @@ pub(crate) async fn found(
     engine: &Arc<dyn Engine>,
     memory: &dyn Memory,
     host: &Arc<dyn Host>,
-    now: Timestamp,
+    (place, now): (&str, Timestamp),
 ) -> Result<Founding> {
     let remembered = recall(memory);
     let name = Name::new(["cluster"])?;
@@ -70,7 +72,8 @@ pub(crate) async fn found(
         if let Some(entry) = engine.get(Shelf::Kept, &name).await? {
             let founding: Founding = read(&name, &entry)?;
             if let Some(remembered) = &remembered
-                && remembered.founding.id == founding.id
+                // One that remembers nothing may have founded it, under another id.
+                && (remembered.founding.id == founding.id || remembered.place == place)
                 && remembered.founding.number < founding.number
             {
                 put_back(engine, remembered, host).await?;
@@ -170,10 +173,11 @@ async fn put_back(
 pub(crate) async fn remember(
     engine: &Arc<dyn Engine>,
     memory: &dyn Memory,
-    founding: &Founding,
+    (place, founding): (&str, &Founding),
     clock: &Clock,
 ) -> Result<std::convert::Infallible> {
     let mut remembered = Remembered {
+        place: place.to_owned(),
         founding: founding.clone(),
         flows: BTreeMap::new(),
         homes: Vec::new(),

@@ -9,6 +9,7 @@ pub mod engines;
 pub mod fakes;
 mod files;
 pub mod functions;
+mod goods;
 pub mod http;
 pub mod links;
 pub mod listen;

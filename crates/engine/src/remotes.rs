@@ -7,11 +7,13 @@ mod airflow;
 mod caller;
 mod errand;
 mod http;
+mod member;
 mod process;
 mod slurm;
 mod ssh;
 mod stage;
 mod trial;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,14 +26,15 @@ use wiredflow_core::config_reader::not_built_yet;
 use wiredflow_core::fields::{Config, FromNode, Reading};
 use wiredflow_core::node::Node;
 use wiredflow_core::problem::possible;
-use wiredflow_core::stage::{Cx, Emitter, Stage};
+use wiredflow_core::stage::{BoxFuture, Cx, Emitter, Stage};
 use wiredflow_core::{Batch, Error, Result, Value, config};
 
 use crate::catalogue::{Card, CheckCx, Prepared, Work};
 use crate::check::unknown;
 use crate::logic;
+use crate::pool::Coordinator;
 use crate::resources::Resources;
-use crate::worker::Launch;
+use crate::worker::{Launch, WorkerHost};
 
 use caller::Calls;
 pub(crate) use caller::{Caller, Order};
@@ -46,10 +49,8 @@ pub const REMOTES: &[RemoteEntry] = &[
     RemoteEntry::of::<process::Process>(),
     RemoteEntry::calls::<slurm::Slurm>(),
     RemoteEntry::of::<ssh::Ssh>(),
+    RemoteEntry::workers(),
 ];
-
-/// Words of the interface that have no component yet.
-const LATER: [&str; 1] = ["workers"];
 
 /// The stages that can run elsewhere.
 const MOVABLE: [&str; 4] = ["core_logic", "configuration", "http", "send"];
@@ -149,6 +150,29 @@ impl RemoteEntry {
     }
 }
 
+impl RemoteEntry {
+    /// The line of the pool.
+    const fn workers() -> Self {
+        fn prepare(remote: &RemoteConfig, cx: &mut CheckCx<'_>) -> Option<Remote> {
+            let config = workers::WorkersConfig::from_node(&remote.config, cx.reading)?;
+            workers::check(&config, &remote.config, cx);
+            let (slots, name, config) = (config.slots, remote.name.clone(), Arc::new(config));
+            let join = move |errand: &Errand, resources: &Resources, host| {
+                let (config, name) = (Arc::clone(&config), name.clone());
+                let (errand, resources) = (errand.clone(), resources.clone());
+                let join =
+                    async move { workers::join(&config, &name, &errand, &resources, host).await };
+                Box::pin(join) as BoxFuture<'static, Result<Coordinator>>
+            };
+            Remote::new(remote, slots, Way::Pool(Arc::new(join)), cx)
+        }
+        Self {
+            card: Card::of::<workers::WorkersConfig>(workers::NAME, workers::EXAMPLE),
+            prepare,
+        }
+    }
+}
+
 /// A checked remote, shared by all stages that name it. A cheap clone.
 #[derive(Clone)]
 pub struct Remote {
@@ -165,6 +189,8 @@ enum Way {
     Channel(Arc<Launcher>),
     /// As a whole: it has code of its own.
     Calls(Arc<Opener>),
+    /// By the queue of a pool: the stage runs at whoever takes the call.
+    Pool(Arc<Joiner>),
 }
 
 /// What starts a remote's near end for a stage.
@@ -172,6 +198,11 @@ type Launcher = dyn Fn(&Resources) -> Result<Launch> + Send + Sync;
 
 /// What opens what has calls of a stage done.
 type Opener = dyn Fn(&Resources) -> Result<Box<dyn Caller>> + Send + Sync;
+
+/// What joins a pool for a stage, with what its loads, saves and log lines go to.
+type Joiner = dyn Fn(&Errand, &Resources, Arc<dyn WorkerHost>) -> BoxFuture<'static, Result<Coordinator>>
+    + Send
+    + Sync;
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,7 +247,7 @@ pub(crate) type Remotes = BTreeMap<String, Remote>;
 pub(crate) fn prepare(remote: &RemoteConfig, cx: &mut CheckCx<'_>) -> Option<Remote> {
     let Some(entry) = REMOTES.iter().find(|entry| entry.card.name == remote.kind) else {
         let names = REMOTES.iter().map(|entry| entry.card.name);
-        unknown(&remote.kind, "remote", remote.kind_span, names, &LATER, cx);
+        unknown(&remote.kind, "remote", remote.kind_span, names, &[], cx);
         return None;
     };
     crate::check::inside(&remote.kind, cx, |cx| (entry.prepare)(remote, cx))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Dice};
+use crate::engines::Engines;
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
 use crate::links::Links;
@@ -35,6 +36,8 @@ pub struct Resources {
     pub http: HttpClients,
     /// The links between the flow's pipelines.
     pub links: Links,
+    /// The flow's connections to engines.
+    pub engines: Engines,
     /// The flow's storages.
     pub storages: StorageHandles,
     /// How far the pipeline's loads have come.
@@ -71,6 +74,7 @@ impl Resources {
             dice: Dice::from_system(),
             http: HttpClients::default(),
             links: Links::default(),
+            engines: Engines::default(),
             storages,
             positions: Positions::of(pipeline.into(), None),
             functions: functions.clone(),

@@ -39,6 +39,7 @@ use wiredflow_core::{Error, Result};
 use wiredflow_scale::figures::Trigger;
 
 use crate::clock::{Clock, Dice};
+use crate::engines::Engines;
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
 use crate::links::Links;
@@ -89,6 +90,8 @@ pub struct RunOptions {
     pub dice: Dice,
     /// The HTTP clients of the flow.
     pub http: HttpClients,
+    /// Its connections to engines.
+    pub engines: Engines,
     /// How much an inbox holds, and the outbox of a stage with `required: false`.
     pub inbox: InboxLimits,
     /// How long the times are of which profiles are kept.
@@ -110,6 +113,7 @@ impl Default for RunOptions {
             clock: Clock::real(),
             dice: Dice::from_system(),
             http: HttpClients::default(),
+            engines: Engines::default(),
             inbox: InboxLimits::default(),
             profile_each: PROFILE_EACH,
             metering: Metering::On,
@@ -208,6 +212,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         spans: options.spans.clone(),
         http: options.http.clone(),
         links: links.clone(),
+        engines: options.engines.clone(),
         threads: FunctionThreads::default(),
         scrubber: plan.scrubber.clone(),
         limits: options.inbox,

@@ -46,7 +46,7 @@ const MAY_USE: &[MayUse] = &[
     },
     MayUse {
         package: "wiredflow-engine",
-        ours: &["wiredflow-core", "wiredflow-scale"],
+        ours: &["wiredflow-core", "wiredflow-nats", "wiredflow-scale"],
         foreign: None,
     },
     MayUse {
@@ -67,6 +67,11 @@ const MAY_USE: &[MayUse] = &[
     MayUse {
         package: "wiredflow-nats",
         ours: &["wiredflow-core"],
+        foreign: None,
+    },
+    MayUse {
+        package: "wiredflow-node",
+        ours: &["wiredflow-core", "wiredflow-engine", "wiredflow-far"],
         foreign: None,
     },
     MayUse {
@@ -92,6 +97,7 @@ const MAY_USE: &[MayUse] = &[
             "wiredflow-demo",
             "wiredflow-engine",
             "wiredflow-far",
+            "wiredflow-node",
             "wiredflow-nats",
             "wiredflow-scale",
             "wiredflow-traces",

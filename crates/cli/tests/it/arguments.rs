@@ -24,7 +24,7 @@ const VERBS: &[&[&str]] = &[
 ];
 
 /// The verbs of the interface that are not.
-const LATER: &[&str] = &["advise", "simulate", "split", "apply", "node", "stop"];
+const LATER: &[&str] = &["advise", "simulate", "split", "apply", "stop"];
 
 #[test]
 fn the_help_of_every_verb_has_an_example_of_it() {

@@ -106,6 +106,7 @@ impl Play {
                 node: name.to_owned(),
                 play: self.clone(),
             }),
+            place: "here".to_owned(),
             memory: Arc::new(Remembers(name.to_owned(), self.clone())),
             clock: Clock::real(),
             began: self.began,

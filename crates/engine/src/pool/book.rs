@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc};
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 use wiredflow_core::charge::Used;
 use wiredflow_core::engine::{LEASE, Name};
 use wiredflow_core::frame::{Ended, Output, Payload};
@@ -61,7 +62,8 @@ pub(super) struct Open {
     /// How many outputs of it were taken.
     outputs: u64,
     pub(super) events: mpsc::Sender<Event>,
-    began: Option<oneshot::Sender<()>>,
+    /// Until it is begun for the first time.
+    began: Option<DropGuard>,
     /// The frame of the call.
     pub(super) call: Bytes,
     /// What became of the saves of this attempt, by their numbers: one that is asked for again is not done again.
@@ -112,7 +114,7 @@ impl Open {
         token: String,
         call: Bytes,
         events: mpsc::Sender<Event>,
-        began: oneshot::Sender<()>,
+        began: DropGuard,
     ) -> Self {
         Self {
             attempt: 1,
@@ -217,10 +219,8 @@ impl Book {
                     address,
                     heard: now,
                 };
-                if let Some(began) = open.began.take() {
-                    // Nobody may wait for that.
-                    drop(began.send(()));
-                }
+                // Its end is what is waited for.
+                open.began = None;
             }
             // Its answer was lost.
             Phase::Running { by, heard, .. } if *by == word.by => *heard = now,

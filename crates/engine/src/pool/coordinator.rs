@@ -1,17 +1,18 @@
 //! The flow's side of a pool: it has the calls of one stage done, by whoever takes them.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wiredflow_core::charge::Used;
-use wiredflow_core::engine::{ANSWER_WITHIN, Engine, Name, Published, Seen, Shelf};
+use wiredflow_core::engine::{ANSWER_WITHIN, Engine, If, Name, Published, Seen, Shelf};
 use wiredflow_core::frame::{self, CREDIT, CallRef, FRAME_LIMIT, Passed, PayloadRef};
 use wiredflow_core::{Error, ErrorKind, Result};
 
@@ -89,6 +90,8 @@ pub(super) struct Shared {
     pub(super) there_since: Mutex<Option<Instant>>,
     /// Whether a full queue was told of.
     full: AtomicBool,
+    /// The refusals that were told of.
+    pub(super) refusals: Mutex<HashSet<String>>,
 }
 
 impl fmt::Debug for Shared {
@@ -123,6 +126,7 @@ impl Coordinator {
             kick: Notify::new(),
             there_since: Mutex::new(Some(now)),
             full: AtomicBool::new(false),
+            refusals: Mutex::default(),
         });
         shared.announce().await?;
         let stop = CancellationToken::new();
@@ -177,12 +181,12 @@ impl Coordinator {
             .map_err(|error| Missed::Failed(Error::data(error.to_string())))?;
         let task: Arc<str> = name(&shared.around.dice).into();
         let (events, receiver) = mpsc::channel(CREDIT as usize + 1);
-        let (say_began, began) = oneshot::channel();
+        let began = CancellationToken::new();
         let token = name(&shared.around.dice);
         let now = shared.around.clock.monotonic();
         let due = {
             let mut book = shared.book();
-            let open = Open::new(token, call.into(), events, say_began);
+            let open = Open::new(token, call.into(), events, began.clone().drop_guard());
             book.add(Arc::clone(&task), open);
             book.first(&task, now)
         };
@@ -190,7 +194,7 @@ impl Coordinator {
             shared: Arc::clone(shared),
             task,
             events: receiver,
-            began: Some(began),
+            began,
             ended: false,
             used: None,
             passed: None,
@@ -212,6 +216,11 @@ impl Coordinator {
     /// The engine.
     pub fn engine(&self) -> &dyn Engine {
         &*self.shared.engine
+    }
+
+    /// Why none of these nodes takes calls, and what to do.
+    pub fn objections(&self, nodes: &[(Node, Option<String>)]) -> String {
+        self.shared.objections(nodes)
     }
 
     /// The nodes that are there, each with what speaks against it for this stage.
@@ -258,12 +267,9 @@ impl Shared {
             kind: self.order.kind.clone(),
         };
         let value = serde_json::to_vec(&queue).map_err(|error| unwritten(&error))?;
-        let put = self.engine.put(
-            Shelf::Presence,
-            &self.queue,
-            value.into(),
-            wiredflow_core::engine::If::Any,
-        );
+        let put = self
+            .engine
+            .put(Shelf::Presence, &self.queue, value.into(), If::Any);
         put.await.map(drop)
     }
 
@@ -272,11 +278,11 @@ impl Shared {
         let published = self.try_publish(&due).await;
         match &published {
             Ok(Published::New | Published::Again) => {
-                self.full.store(false, std::sync::atomic::Ordering::Relaxed);
+                self.full.store(false, Ordering::Relaxed);
             }
             Ok(Published::Full) => {
                 self.book().unsent(&due.task, due.attempt);
-                if !self.full.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                if !self.full.swap(true, Ordering::Relaxed) {
                     let (remote, queue) = (&self.order.remote, &self.queue);
                     tracing::warn!(
                         "the queue `{queue}` of the pool `{remote}` is full: calls wait"
@@ -369,7 +375,7 @@ pub struct Called {
     shared: Arc<Shared>,
     task: Arc<str>,
     events: mpsc::Receiver<Event>,
-    began: Option<oneshot::Receiver<()>>,
+    began: CancellationToken,
     ended: bool,
     used: Option<Used>,
     passed: Option<Passed>,
@@ -377,12 +383,8 @@ pub struct Called {
 
 impl Called {
     /// Comes back when a worker has begun it, or it has ended. Dropping the future loses nothing.
-    pub async fn begun(&mut self) {
-        if let Some(began) = &mut self.began {
-            // Its end is told by `next`.
-            drop(began.await);
-        }
-        self.began = None;
+    pub async fn begun(&self) {
+        self.began.cancelled().await;
     }
 
     /// The next output; `None` when the call has ended well. Dropping the future loses nothing.

@@ -1,6 +1,6 @@
 //! What a coordinator answers to those who work for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,9 @@ const PART: usize = 512 << 10;
 
 /// How long the desk waits before it listens again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How many refusals are told of.
+const TOLD: usize = 100;
 
 /// An answer: its head, and the frames or bytes after it.
 type Said = (Answer, Vec<u8>);
@@ -154,12 +157,18 @@ impl Shared {
         (Answer::Part { total }, bytes[from..to].to_vec())
     }
 
+    /// A node does not take an attempt. One that found that out after it had begun gives it to others.
     fn refused(&self, word: &Word, words: &str) -> Said {
         if self.book().knows(word).is_ok() {
             let (node, remote) = (&word.node, &self.order.remote);
-            tracing::warn!(
-                "the node `{node}` of the pool `{remote}` does not take a call: {words}"
-            );
+            let text =
+                format!("the node `{node}` of the pool `{remote}` does not take a call: {words}");
+            let mut told = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() < TOLD && told.insert(text.clone()) {
+                tracing::warn!("{text}");
+            }
+            drop(told);
+            self.gone(word, "cannot do it", false);
         }
         (Answer::NotWanted, Vec::new())
     }
@@ -167,7 +176,7 @@ impl Shared {
     /// The worker of an attempt is no more, and says so itself.
     fn gone(&self, word: &Word, why: &str, counts: bool) -> Said {
         let now = self.around.clock.monotonic();
-        let known = self.book().heard(word, now).is_ok();
+        let known = self.book().heard_quietly(word, now).is_some();
         if known {
             self.lose(&word.task, why, counts);
         }

@@ -130,7 +130,8 @@ impl Rest {
     /// The bytes. What lay as a blob of the task is fetched, and is gone then where it is `once`.
     ///
     /// # Errors
-    /// Those of the engine; `Data` for more than [`MOST`], and where nothing lies there.
+    /// Those of the engine; `Remote` where nothing lies there: who has put it there puts it anew when he gets no answer; `Data`
+    /// for more than [`MOST`].
     pub async fn take(self, engine: &dyn Engine, task: &str, once: bool) -> Result<Bytes> {
         let place = match self {
             Self::Here(bytes) => return Ok(bytes),
@@ -145,7 +146,7 @@ impl Rest {
         }
         let name = place.name(task)?;
         let bytes = engine.get_blob_within(&name, MOST).await?;
-        let bytes = bytes.ok_or_else(|| Error::data("what a letter names is not there"))?;
+        let bytes = bytes.ok_or_else(|| Error::remote("what a letter names is not there"))?;
         if once {
             // One that stays is in nobody's way, and goes with the task.
             drop(engine.remove_blob(&name).await);

@@ -170,6 +170,26 @@ pub struct Node {
 }
 
 impl Node {
+    /// In words, for people.
+    pub fn told(&self) -> String {
+        let Self {
+            name,
+            slots,
+            busy,
+            cores,
+            speed,
+            ..
+        } = self;
+        let labels = match self.labels.is_empty() {
+            true => "no labels".to_owned(),
+            false => self.labels.join(", "),
+        };
+        let gib = self.memory as f64 / f64::from(1 << 30);
+        format!(
+            "node `{name}` with {labels}: {busy} of {slots} slots taken, {cores} cores of {speed:.0} MiB/s, {gib:.1} GiB"
+        )
+    }
+
     /// Why it takes nothing of such a queue; none where it does.
     pub fn objection(&self, queue: &Queue) -> Option<String> {
         let missing = sorted(&queue.labels);

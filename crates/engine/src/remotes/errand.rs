@@ -106,6 +106,16 @@ impl Errand {
         }
     }
 
+    /// The kind of the stage.
+    pub(super) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// What the process list of another machine shows.
+    pub(super) fn label(&self) -> String {
+        format!("{}/{}/{}", self.flow, self.pipeline, self.stage)
+    }
+
     /// The stage's own params.
     pub(super) fn params(&self) -> Map {
         let Tree::Map(entries) = &self.config else {

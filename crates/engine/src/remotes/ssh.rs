@@ -10,6 +10,7 @@ use wiredflow_core::{Error, Result, config};
 
 use super::RemoteKind;
 use crate::catalogue::CheckCx;
+use crate::goods;
 use crate::resources::Resources;
 use crate::worker::Launch;
 
@@ -103,28 +104,7 @@ impl RemoteKind for Ssh {
                     .error(span(key), format!("there is no file `{path}`"));
             }
         }
-        for (name, _) in &config.env.0 {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-            if name.is_empty() || !name.bytes().all(plain) || name.as_bytes()[0].is_ascii_digit() {
-                let message = format!("`{}` cannot be the name of a variable", name.escape_debug());
-                cx.reading.error(span("env"), message);
-            }
-        }
-        for file in &config.files {
-            let inside = Path::new(file).components().all(|part| {
-                matches!(
-                    part,
-                    std::path::Component::Normal(_) | std::path::Component::CurDir
-                )
-            });
-            if file.is_empty() || !inside {
-                let message = format!("`{}` is not in the flow's folder", file.escape_debug());
-                cx.reading.error(span("files"), message);
-            } else if !cx.folder.join(file).exists() {
-                let message = format!("there is no `{file}` in the flow's folder");
-                cx.reading.error(span("files"), message);
-            }
-        }
+        goods::check(&config.env, &config.files, node, cx);
     }
 
     fn slots(config: &SshConfig) -> usize {

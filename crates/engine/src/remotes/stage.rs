@@ -9,6 +9,7 @@ use wiredflow_core::stage::{AnyStage, Cx, Emitter, Stage};
 use wiredflow_core::storage::CommitReceipt;
 use wiredflow_core::{Batch, Error, Result};
 
+use super::member::{Member, Underway};
 use super::{Calls, Errand, Place, Remote, START_WITHIN, WHOLE_STAGE, Way};
 use crate::catalogue::{OpenStage, Prepared};
 use crate::observe::Workers;
@@ -57,6 +58,7 @@ struct There {
 enum By {
     Station(Box<Station>),
     Calls(Box<Calls>),
+    Pool(Box<Member>),
 }
 
 impl fmt::Debug for OpenPlace {
@@ -116,9 +118,10 @@ impl RemoteStage {
 impl Stage for RemoteStage {
     async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, cx: &Cx) -> Result<()> {
         let mut away = None;
-        for place in &self.places {
+        for (index, place) in self.places.iter().enumerate() {
             self.workers.run_at(place.name());
-            match place.run(batch, out, cx).await {
+            let is_last = index + 1 == self.places.len();
+            match place.run(batch, out, cx, is_last).await {
                 Ok(()) => return Ok(()),
                 Err(Missed::Failed(error)) => return Err(error),
                 Err(Missed::Away(error)) => {
@@ -144,11 +147,18 @@ impl OpenPlace {
             Self::There(there) => match &there.by {
                 By::Station(station) => station.ready().await,
                 By::Calls(_) => Ok(()),
+                By::Pool(member) => member.joined().await.map(drop),
             },
         }
     }
 
-    async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, cx: &Cx) -> Result<(), Missed> {
+    async fn run(
+        &self,
+        batch: &Batch,
+        out: &mut Emitter<'_>,
+        cx: &Cx,
+        is_last: bool,
+    ) -> Result<(), Missed> {
         match self {
             Self::Here(here) => {
                 let stage = cx.spend(Activity::Overhead, here.opened()).await;
@@ -158,7 +168,7 @@ impl OpenPlace {
                     .await
                     .map_err(Missed::Failed)
             }
-            Self::There(there) => there.run(batch, out, cx).await,
+            Self::There(there) => there.run(batch, out, cx, is_last).await,
         }
     }
 }
@@ -190,6 +200,7 @@ impl There {
                 errand.params(),
                 resources.dice.clone(),
             ))),
+            Way::Pool(join) => By::Pool(Box::new(Member::new(join, errand, resources))),
         };
         Ok(Self {
             name: Arc::clone(name),
@@ -198,25 +209,18 @@ impl There {
         })
     }
 
-    async fn run(&self, batch: &Batch, out: &mut Emitter<'_>, cx: &Cx) -> Result<(), Missed> {
+    async fn run(
+        &self,
+        batch: &Batch,
+        out: &mut Emitter<'_>,
+        cx: &Cx,
+        is_last: bool,
+    ) -> Result<(), Missed> {
         let slot = match self.slots.try_acquire() {
             Ok(slot) => slot,
             Err(_) => {
                 let slot = cx.spend(Activity::Throttled, self.slots.acquire()).await;
                 slot.map_err(|_| Missed::Failed(Error::bug("the slots are closed")))?
-            }
-        };
-        let station = match &self.by {
-            By::Station(station) => station,
-            By::Calls(calls) => {
-                // Who does it says not what of the time was computing: to the flow all of it is waiting.
-                let called = cx.spend(Activity::External, calls.call(batch, cx)).await;
-                drop(slot);
-                let output = called.map_err(|error| match error.is_unsent() {
-                    true => Missed::Away(error),
-                    false => Missed::Failed(error),
-                })?;
-                return out.emit(output).await.map_err(Missed::Failed);
             }
         };
         let request = Request {
@@ -229,8 +233,23 @@ impl There {
             deadline: cx.deadline,
         };
         // What lies between here and there, and the start of what works there, is not the stage's own time.
-        let called = cx.spend(Activity::Overhead, station.call(request));
-        let mut called = called.await?;
+        let mut called = match &self.by {
+            By::Station(station) => {
+                let called = cx.spend(Activity::Overhead, station.call(request));
+                Underway::Station(called.await?)
+            }
+            By::Pool(member) => Underway::Pool(Box::new(member.call(request, !is_last, cx).await?)),
+            By::Calls(calls) => {
+                // Who does it says not what of the time was computing: to the flow all of it is waiting.
+                let called = cx.spend(Activity::External, calls.call(batch, cx)).await;
+                drop(slot);
+                let output = called.map_err(|error| match error.is_unsent() {
+                    true => Missed::Away(error),
+                    false => Missed::Failed(error),
+                })?;
+                return out.emit(output).await.map_err(Missed::Failed);
+            }
+        };
         let time = FunctionTime::begin(&cx.charge);
         loop {
             let next = called.next().await;

@@ -1,7 +1,7 @@
 //! Trying a remote out: reaching it, and some round trips of a call that does nothing.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use wiredflow_core::frame::Level;
@@ -9,7 +9,7 @@ use wiredflow_core::stage::{BoxFuture, Cx};
 use wiredflow_core::storage::{Epoch, Loaded, Query};
 use wiredflow_core::{Batch, Error, Map, Result};
 
-use super::{Errand, Remote, START_WITHIN, WHOLE_STAGE, Way};
+use super::{Errand, Joiner, Remote, START_WITHIN, WHOLE_STAGE, Way};
 use crate::clock::Clock;
 use crate::functions::Functions;
 use crate::resources::Resources;
@@ -23,6 +23,9 @@ const TRIPS: usize = 200;
 /// The bytes of a large record, and how often one is sent.
 const LOAD: usize = 1 << 20;
 const LOADS: usize = 5;
+
+/// How long a trip at a pool may take, where a call may wait for its turn.
+const TRIP_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a remote has shown.
 #[derive(Clone, Debug)]
@@ -79,6 +82,12 @@ impl Remote {
         let ear = Arc::new(Ear::default());
         let launch = match &self.way {
             Way::Channel(launch) => launch,
+            Way::Pool(join) => {
+                let shown = try_pool(join, &errand, &resources, &ear).await;
+                resources.tasks.abort();
+                resources.tasks.finished().await;
+                return shown;
+            }
             Way::Calls(open) => {
                 let begun = clock.monotonic();
                 let said = open(&resources)?
@@ -107,30 +116,11 @@ impl Remote {
         let ready = clock.monotonic() - begun;
         let trip = async |batch: &Batch| {
             let begun = clock.monotonic();
-            let request = Request {
-                function: WHOLE_STAGE,
-                params: &Map::new(),
-                batch,
-                attempt: 1,
-                epoch: Epoch::default(),
-                keys: None,
-                deadline: None,
-            };
-            let mut called = station.call(request).await.map_err(missed)?;
+            let mut called = station.call(request(batch)).await.map_err(missed)?;
             while called.next().await.map_err(missed)?.is_some() {}
             Ok::<_, Error>(clock.monotonic() - begun)
         };
-        let mut trips = Vec::with_capacity(TRIPS);
-        for _ in 0..TRIPS {
-            trips.push(trip(&Batch::default()).await?);
-        }
-        trips.sort_unstable();
-        let large = serde_json::json!({"text": "x".repeat(LOAD)});
-        let large = Batch::of_document(large);
-        let mut quickest = Duration::MAX;
-        for _ in 0..LOADS {
-            quickest = quickest.min(trip(&large).await?);
-        }
+        let (trips, bytes_per_second) = trips(trip).await?;
         station.close().await;
         tasks.abort();
         let said = std::mem::take(&mut *ear.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -138,7 +128,92 @@ impl Remote {
             ready,
             said,
             trips,
-            bytes_per_second: LOAD as f64 / quickest.as_secs_f64(),
+            bytes_per_second,
         })
     }
+}
+
+/// What a trial asks for.
+fn request(batch: &Batch) -> Request<'_> {
+    static NONE: LazyLock<Map> = LazyLock::new(Map::new);
+    Request {
+        function: WHOLE_STAGE,
+        params: &NONE,
+        batch,
+        attempt: 1,
+        epoch: Epoch::default(),
+        keys: None,
+        deadline: None,
+    }
+}
+
+/// Some round trips, the quickest first, and how many bytes go there and come back in a second.
+async fn trips(trip: impl AsyncFn(&Batch) -> Result<Duration>) -> Result<(Vec<Duration>, f64)> {
+    let mut trips = Vec::with_capacity(TRIPS);
+    for _ in 0..TRIPS {
+        trips.push(trip(&Batch::default()).await?);
+    }
+    trips.sort_unstable();
+    let large = Batch::of_document(serde_json::json!({"text": "x".repeat(LOAD)}));
+    let mut quickest = Duration::MAX;
+    for _ in 0..LOADS {
+        quickest = quickest.min(trip(&large).await?);
+    }
+    Ok((trips, LOAD as f64 / quickest.as_secs_f64()))
+}
+
+/// The same at a pool: who is there, and calls of a stage that does nothing.
+async fn try_pool(
+    join: &Arc<Joiner>,
+    errand: &Errand,
+    resources: &Resources,
+    ear: &Arc<Ear>,
+) -> Result<Shown> {
+    let clock = resources.clock.outside();
+    let begun = clock.monotonic();
+    let host = Arc::clone(ear) as Arc<dyn WorkerHost>;
+    let pool = join(errand, resources, host).await?;
+    let nodes = pool.nodes().await?;
+    let mut said = vec![pool.engine().about().server.clone()];
+    said.extend(pool.engine().about().weaknesses.iter().cloned());
+    said.extend(nodes.iter().map(|(node, objection)| {
+        let told = node.told();
+        match objection {
+            None => told,
+            Some(objection) => format!("{told}; takes no calls of this pool: it {objection}"),
+        }
+    }));
+    if nodes.iter().all(|(_, objection)| objection.is_some()) {
+        let words = pool.objections(&nodes);
+        return Err(Error::remote(format!(
+            "{} is there, and nobody takes calls: {words}",
+            said[0]
+        )));
+    }
+    let missed = |missed| match missed {
+        Missed::Away(error) | Missed::Failed(error) => error,
+    };
+    let trip = async |batch: &Batch| {
+        let begun = clock.monotonic();
+        let called = async {
+            let mut called = pool.call(request(batch), false).await.map_err(missed)?;
+            while called.next().await.map_err(missed)?.is_some() {}
+            Ok(())
+        };
+        tokio::select! {
+            called = called => called.map(|()| clock.monotonic() - begun),
+            () = clock.sleep(TRIP_WITHIN) => Err(Error::remote(format!(
+                "nobody has taken a call within {TRIP_WITHIN:?}: the nodes are busy, or cannot reach this flow"
+            ))),
+        }
+    };
+    trip(&Batch::default()).await?;
+    let ready = clock.monotonic() - begun;
+    let (trips, bytes_per_second) = trips(trip).await?;
+    Ok(Shown {
+        ready,
+        said,
+        trips,
+        bytes_per_second,
+    })
 }

@@ -343,6 +343,7 @@ impl Shared {
             storages: self.storages.clone(),
             http: self.http.clone(),
             links: self.links.clone(),
+            engines: self.engines.clone(),
             positions: self.positions(&pipeline.name),
             functions: self.functions.clone(),
             threads: self.threads.clone(),

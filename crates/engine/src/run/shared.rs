@@ -10,6 +10,7 @@ use wiredflow_core::secret::Scrubber;
 use wiredflow_core::{Error, ErrorKind, Result};
 
 use crate::clock::{Clock, Dice};
+use crate::engines::Engines;
 use crate::functions::{FunctionThreads, Functions};
 use crate::http::HttpClients;
 use crate::links::Links;
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(super) dice: Dice,
     pub(super) spans: Option<Arc<dyn Spans>>,
     pub(super) http: HttpClients,
+    pub(super) engines: Engines,
     /// What the user's Rust functions run on.
     pub(super) threads: FunctionThreads,
     pub(super) scrubber: Scrubber,

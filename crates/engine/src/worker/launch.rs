@@ -51,6 +51,8 @@ pub struct Launch {
     lingers: Duration,
     /// How often it gives a sign of life.
     beat: Option<Duration>,
+    /// Variables beside those that it inherits.
+    env: Vec<(String, String)>,
 }
 
 /// How a process that is this program again says why it ends: the last line on its standard error has the words.
@@ -99,6 +101,7 @@ impl Launch {
             is_own: false,
             lingers: Duration::ZERO,
             beat: None,
+            env: Vec::new(),
         }
     }
 
@@ -117,6 +120,7 @@ impl Launch {
             is_own: false,
             lingers: Duration::ZERO,
             beat: None,
+            env: Vec::new(),
         })
     }
 
@@ -138,6 +142,7 @@ impl Launch {
             is_own: true,
             lingers: Duration::ZERO,
             beat: None,
+            env: Vec::new(),
         })
     }
 
@@ -154,6 +159,12 @@ impl Launch {
             beat: Some(beat),
             ..self
         }
+    }
+
+    /// It has these variables beside those that it inherits.
+    #[must_use]
+    pub fn with_env(self, env: Vec<(String, String)>) -> Self {
+        Self { env, ..self }
     }
 
     /// How often it gives a sign of life, in milliseconds.
@@ -198,6 +209,7 @@ impl Launch {
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -252,6 +252,12 @@ pub struct Called<'a> {
     call: Call,
 }
 
+impl fmt::Debug for Called<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Called({:?})", self.station)
+    }
+}
+
 impl Called<'_> {
     /// The next output; `None` when the call has ended well. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Given>, Missed> {

@@ -1,0 +1,257 @@
+//! Work for pools: the queues that flows announce, and the tasks that are taken from those this node may take from.
+
+pub(crate) mod code;
+pub(crate) mod contact;
+pub(crate) mod run;
+pub(crate) mod shop;
+pub(crate) mod stations;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wiredflow_core::engine::{Engine, LEASE, Name, RENEW_EACH, Seen, Settlement, Shelf};
+use wiredflow_core::{Error, Result};
+use wiredflow_engine::pool::words::{Cancel, Queue};
+use wiredflow_engine::pool::{RULES, TRIAL, queue_of, queues};
+use wiredflow_engine::tasks::Tasks;
+
+use crate::{Options, Surroundings};
+use contact::Contact;
+use shop::Shop;
+
+/// How long a pull waits for a message.
+const PULL_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long is waited after an engine has failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A node's work for pools.
+pub(crate) struct Pool {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) options: Options,
+    pub(crate) shop: Arc<dyn Shop>,
+    pub(crate) around: Surroundings,
+    /// Where it hears of its own accord.
+    pub(crate) address: Name,
+    slots: Arc<Semaphore>,
+    /// What runs, by its token.
+    running: Mutex<HashMap<String, Arc<Contact>>>,
+    /// The tasks of what runs.
+    pub(crate) runs: Tasks,
+    /// Fires when it takes no more.
+    pub(crate) drains: CancellationToken,
+    /// Fires when it leaves what runs to others.
+    pub(crate) leaves: CancellationToken,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({})", self.options.name)
+    }
+}
+
+impl Pool {
+    /// Listens to what flows say of their own accord.
+    pub(crate) async fn open(
+        engine: Arc<dyn Engine>,
+        options: Options,
+        shop: Arc<dyn Shop>,
+        around: Surroundings,
+    ) -> Result<Arc<Self>> {
+        let id = format!("{:016x}", around.dice.number());
+        let address = Name::new(["nodes", &id])?;
+        let pool = Arc::new(Self {
+            engine,
+            slots: Arc::new(Semaphore::new(options.slots)),
+            options,
+            shop,
+            address,
+            running: Mutex::default(),
+            runs: around.tasks.child(),
+            around,
+            drains: CancellationToken::new(),
+            leaves: CancellationToken::new(),
+        });
+        // That it can be reached is found out before it says that it is there.
+        drop(pool.engine.listen(&pool.address).await?);
+        Ok(pool)
+    }
+
+    /// Takes work from now on.
+    pub(crate) fn begin(self: &Arc<Self>) {
+        let (pool, ear) = (Arc::clone(self), Arc::clone(self));
+        let drains = self.drains.clone();
+        self.around.tasks.spawn("node queues", async move {
+            drains.run_until_cancelled(pool.watch_always()).await;
+        });
+        self.around
+            .tasks
+            .spawn("node ear", async move { ear.listen_always().await });
+    }
+
+    /// How many calls it works on.
+    pub(crate) fn busy(&self) -> usize {
+        self.options
+            .slots
+            .saturating_sub(self.slots.available_permits())
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<Contact>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task runs until the guard is dropped, and can be told to end by its token.
+    pub(crate) fn runs(self: &Arc<Self>, token: &str, contact: &Arc<Contact>) -> Runs {
+        self.running().insert(token.to_owned(), Arc::clone(contact));
+        Runs(Arc::clone(self), token.to_owned())
+    }
+
+    /// Hears that calls are not wanted any more.
+    async fn listen_always(&self) {
+        loop {
+            if let Ok(mut ear) = self.engine.listen(&self.address).await {
+                while let Ok(asked) = ear.next().await {
+                    if let Ok(cancel) = serde_json::from_slice::<Cancel>(&asked.body) {
+                        let known = self.running().get(&cancel.token).map(Arc::clone);
+                        if let Some(known) = known.filter(|known| known.task() == cancel.task) {
+                            known.is_unwanted();
+                        }
+                    }
+                    // A lost answer does no harm.
+                    drop(asked.reply.send(bytes::Bytes::new()).await);
+                }
+            }
+            self.around.clock.sleep(PAUSE).await;
+        }
+    }
+
+    /// Pulls from the queues that are announced and that this node may take from, each as long as it is.
+    async fn watch_always(self: &Arc<Self>) {
+        let mut pulled: HashMap<Name, (Instant, CancellationToken)> = HashMap::new();
+        loop {
+            let error = self.watch(&mut pulled).await;
+            tracing::debug!("the queues cannot be watched: {error}");
+            self.around.clock.sleep(PAUSE).await;
+        }
+    }
+
+    async fn watch(
+        self: &Arc<Self>,
+        pulled: &mut HashMap<Name, (Instant, CancellationToken)>,
+    ) -> Error {
+        let below = match queues() {
+            Ok(below) => below,
+            Err(error) => return error,
+        };
+        let mut watch = match self.engine.watch(Shelf::Presence, Some(&below)).await {
+            Ok(watch) => watch,
+            Err(error) => return error,
+        };
+        let clock = &self.around.clock;
+        loop {
+            let seen = tokio::select! {
+                biased;
+                seen = watch.next() => seen,
+                () = clock.sleep(RENEW_EACH) => {
+                    // Who publishes there says so again and again; entries go without a word.
+                    let now = clock.monotonic();
+                    pulled.retain(|_, (since, stop)| {
+                        let there = now - *since < 2 * LEASE;
+                        if !there {
+                            stop.cancel();
+                        }
+                        there
+                    });
+                    continue;
+                }
+            };
+            match seen {
+                Ok(Seen::Put(name, entry)) => {
+                    let Ok(queue) = serde_json::from_slice::<Queue>(&entry.value) else {
+                        continue;
+                    };
+                    if !self.may_take(&name, &queue) {
+                        continue;
+                    }
+                    let now = clock.monotonic();
+                    if let Some((since, _)) = pulled.get_mut(&name) {
+                        *since = now;
+                        continue;
+                    }
+                    let stop = self.drains.child_token();
+                    pulled.insert(name.clone(), (now, stop.clone()));
+                    let pool = Arc::clone(self);
+                    self.around.tasks.spawn("node pull", async move {
+                        stop.run_until_cancelled(pool.pull_always(&name)).await;
+                    });
+                }
+                Ok(Seen::Removed(..) | Seen::UpToDate) => {}
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Whether this node takes from a queue: its labels are among its own, and its kind is allowed. One whose name says other
+    /// than what it says of itself is nobody's.
+    fn may_take(&self, name: &Name, queue: &Queue) -> bool {
+        let named = queue_of(&queue.labels, &queue.kind);
+        let labels = &self.options.labels;
+        named.is_ok_and(|named| named == *name)
+            && queue.labels.iter().all(|label| labels.contains(label))
+            && (self.options.kinds.contains(&queue.kind) || queue.kind == TRIAL)
+    }
+
+    async fn pull_always(self: &Arc<Self>, queue: &Name) {
+        let clock = &self.around.clock;
+        while let Err(error) = self.engine.open_queue(queue, RULES).await {
+            tracing::debug!("the queue `{queue}` cannot be opened: {error}");
+            clock.sleep(PAUSE).await;
+        }
+        loop {
+            // Whoever is free first; the place is taken when there is something to do.
+            match self.slots.acquire().await {
+                Ok(place) => drop(place),
+                Err(_) => return,
+            }
+            let most = self.slots.available_permits().max(1);
+            let taken = match self.engine.pull(queue, most, PULL_WITHIN).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    tracing::debug!("nothing can be taken from `{queue}`: {error}");
+                    clock.sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            for taken in taken {
+                match Arc::clone(&self.slots).try_acquire_owned() {
+                    Ok(place) => {
+                        let (pool, queue) = (Arc::clone(self), queue.clone());
+                        self.runs.spawn("node run", async move {
+                            run::work(&pool, &queue, taken).await;
+                            drop(place);
+                        });
+                    }
+                    Err(_) => {
+                        // Another queue was quicker. What cannot be given back comes again by itself.
+                        let again = Settlement::Again(Duration::ZERO);
+                        drop(self.engine.settle(&taken.token, again).await);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// See [`Pool::runs`].
+pub(crate) struct Runs(Arc<Pool>, String);
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.0.running().remove(&self.1);
+    }
+}
