@@ -47,7 +47,11 @@ impl EngineArguments {
         !self.engine.is_empty()
     }
 
-    fn access(&self) -> Result<Access, Failure> {
+    /// Where it is and who we are.
+    ///
+    /// # Errors
+    /// `Wrong`, where there is more than one login.
+    pub(crate) fn access(&self) -> Result<Access, Failure> {
         let says = |name: &str| std::env::var(format!("WIREDFLOW_ENGINE_{name}")).ok();
         let secret = |name: &str| says(name).map(Secret::new);
         let user = says("USER").zip(secret("PASSWORD"));

@@ -1,20 +1,24 @@
-//! `node`: this machine works for flows elsewhere.
+//! `node`: this machine takes part in a cluster.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use wiredflow_cluster::{Agent, FORMAT, Memory, NodeCard};
 use wiredflow_core::ErrorKind;
-use wiredflow_core::engine::Engine;
-use wiredflow_core::secret::Secret;
+use wiredflow_core::engine::{Engine, Name};
+use wiredflow_deploy::{Allowed, Site};
 use wiredflow_engine::clock::{Clock, Dice};
-use wiredflow_engine::engines::{Access, Engines, Login, TlsFiles};
+use wiredflow_engine::engines::{Access, Engines};
 use wiredflow_engine::pool::odd_label;
 use wiredflow_engine::tasks::Tasks;
 use wiredflow_far::Cache;
 use wiredflow_node::{KINDS, Machine, Options, Stations, Surroundings};
 
+use crate::engine::EngineArguments;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::service::{self, Signals};
 use crate::tool::Tool;
@@ -26,75 +30,55 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long what was left may take to let go.
 const LAST_MOMENTS: Duration = Duration::from_secs(4);
 
-/// Work for flows elsewhere: take calls of their stages from the queues of an engine
+/// Join a cluster: run pipelines of deployed flows, and calls of stages for flows elsewhere
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A flow with `remotes: {pool: {workers: {engine: URL, labels: [gpu]}}}` and `remote: pool` at a stage has its calls done by
-the nodes of that engine that have these labels. Each call runs in a process of its own; the flow's code comes by itself. What
-a flow may have done here is what its stages may do: a node runs the code of everybody who may log in at the engine.
+    after_help = "`wiredflow run FILE --engine URL` brings a flow to the nodes: they share its pipelines, and go on with those of a node that is gone.
+A flow with `remotes: {pool: {workers: {engine: URL, labels: [gpu]}}}` and `remote: pool` at a stage has its calls done by the nodes
+that have these labels. The flow's code comes by itself; `${env:…}` in it are filled in from this process's environment. A node runs
+the code of everybody who may log in at the engine; `--allow` narrows what.
 
-SIGTERM and ^C let it take no more, finish what runs within 10 seconds, and leave the rest to others.
+SIGTERM and ^C let it take no more, hand over what others can go on with, finish what runs within 10 seconds, and leave the rest.
 
 Examples:
   wiredflow node --engine nats://127.0.0.1:4222
-  wiredflow node --engine tls://nats.internal:4222 --credentials node.creds --label gpu --slots 2
-  wiredflow node --engine nats://127.0.0.1:4222 --allow http,send"
+  wiredflow node --engine tls://nats.internal:4222 --engine-credentials node.creds --label gpu --slots 2 --state /var/lib/wiredflow
+  wiredflow node --engine nats://127.0.0.1:4222 --allow python,sql"
 )]
 pub(crate) struct Node {
-    /// The address of NATS: nats://HOST:PORT or tls://HOST:PORT; several for a cluster
-    #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
-    engine: Vec<String>,
+    #[command(flatten)]
+    engine: EngineArguments,
 
     /// What this machine has, such as gpu; may be given several times
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
 
-    /// Calls at once; as many as there are cores when left out
+    /// Calls of stages at once, for flows elsewhere; as many as there are cores when left out
     #[arg(long, value_name = "N")]
     slots: Option<usize>,
 
-    /// The kinds of stages that it takes: core_logic, configuration, http, send; all when left out
+    /// The kinds of users' code that it runs: python, program, rust, sql; all when left out
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     allow: Vec<String>,
 
-    /// Its name in the pool; that of the machine, and a number, when left out
+    /// Its name in the cluster; kept in the state folder, and made of the machine's and a number when left out at first
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-
-    /// The file of the credentials for the engine, as `nsc` writes them
-    #[arg(long, value_name = "FILE")]
-    credentials: Option<PathBuf>,
-
-    /// The user at the engine; the password is in the variable WIREDFLOW_ENGINE_PASSWORD
-    #[arg(long, value_name = "USER", conflicts_with = "credentials")]
-    user: Option<String>,
-
-    /// A PEM file of the authority of the engine's certificate
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-
-    /// A PEM file of this machine's own certificate
-    #[arg(long, value_name = "FILE", requires = "key")]
-    cert: Option<PathBuf>,
-
-    /// The PEM file of that certificate's key
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    key: Option<PathBuf>,
-
-    /// Take an engine on another machine also without TLS or a login: for a trial
-    #[arg(long)]
-    insecure: bool,
 }
 
 impl Node {
     pub(crate) fn run(&self, tool: &Tool) -> Outcome {
-        if tool.global.state.is_some() {
-            return Err(Failure::wrong("`--state` of a node is not built yet"));
+        if !self.engine.is_given() {
+            return Err(Failure::wrong(
+                "`--engine URL` is missing: the servers of NATS JetStream, like `nats://10.0.0.1:4222`",
+            ));
         }
         let clock = Clock::real();
         let dice = Dice::from_system();
-        let options = self.options(&clock, &dice)?;
-        let access = self.access()?;
+        let home = Home::open(tool.global.state.as_deref(), self.name.as_deref(), &dice)?;
+        let options = self.options(&home.name, &clock)?;
+        let allowed = self.allowed()?;
+        let access = self.engine.access()?;
         let cache = Cache::of_user()
             .map_err(|error| Failure::failed(format!("there is no folder for code: {error}")))?;
         let runtime = service::runtime()?;
@@ -113,7 +97,30 @@ impl Node {
             };
             tell(&options, &*engine);
             let stop = CancellationToken::new();
-            let run = wiredflow_node::run(engine, options, Arc::new(shop), around, stop.clone());
+            let agent = Agent {
+                card: card(&options, &clock),
+                node: options.name.clone(),
+                instance: format!("{}-{:016x}", options.name, around.dice.number()),
+                place: self.engine.engine.join(","),
+                memory: Arc::new(home.memory()),
+                host: Arc::new(Site {
+                    engine: Arc::clone(&engine),
+                    state: home.folder.clone(),
+                    functions: tool.functions(),
+                    allowed,
+                    clock: clock.clone(),
+                    bringing: Arc::default(),
+                }),
+                engine: Arc::clone(&engine),
+                began: clock.mark(),
+                clock: clock.clone(),
+            };
+            let run = async {
+                let pool =
+                    wiredflow_node::run(engine, options, Arc::new(shop), around, stop.clone());
+                let (agent, pool) = tokio::join!(agent.run(stop.clone()), pool);
+                agent.and(pool)
+            };
             tokio::pin!(run);
             let ended = tokio::select! {
                 ended = &mut run => ended,
@@ -137,69 +144,122 @@ impl Node {
         ended
     }
 
-    fn options(&self, clock: &Clock, dice: &Dice) -> Result<Options, Failure> {
+    fn options(&self, name: &str, clock: &Clock) -> Result<Options, Failure> {
         if let Some(odd) = self.labels.iter().find_map(|label| odd_label(label)) {
             return Err(Failure::wrong(odd));
-        }
-        for kind in &self.allow {
-            if !KINDS.contains(&kind.as_str()) {
-                let help = wiredflow_core::problem::possible(kind, KINDS);
-                return Err(Failure::wrong(format!(
-                    "`{kind}` is no kind of stage that a pool brings: {help}"
-                )));
-            }
         }
         if self.slots == Some(0) {
             return Err(Failure::wrong("`--slots` must be at least 1"));
         }
         let machine = Machine::own(clock);
-        let own = || format!("{}-{:04x}", Machine::host_name(), dice.number() & 0xffff);
-        let name = self.name.clone().unwrap_or_else(own);
-        if let Err(error) = wiredflow_core::engine::Name::new([name.as_str()]) {
-            return Err(Failure::wrong(error.message()));
-        }
-        let kinds = match self.allow.is_empty() {
-            true => KINDS.map(str::to_owned).to_vec(),
-            false => self.allow.clone(),
-        };
         Ok(Options {
-            name,
+            name: name.to_owned(),
             labels: self.labels.clone(),
-            kinds,
+            kinds: KINDS.map(str::to_owned).to_vec(),
             slots: self.slots.unwrap_or(machine.cores),
             machine,
         })
     }
 
-    fn access(&self) -> Result<Access, Failure> {
-        let login = match (&self.credentials, &self.user) {
-            (Some(file), _) => Some(Login::Credentials(file.clone())),
-            (None, Some(user)) => {
-                let password = std::env::var("WIREDFLOW_ENGINE_PASSWORD");
-                let missing = |_| {
-                    Failure::wrong(
-                        "`--user` wants the password in the variable WIREDFLOW_ENGINE_PASSWORD",
-                    )
-                };
-                Some(Login::Password {
-                    user: user.clone(),
-                    password: Secret::new(password.map_err(missing)?),
-                })
+    fn allowed(&self) -> Result<Allowed, Failure> {
+        match self.allow.is_empty() {
+            true => Ok(Allowed::default()),
+            false => Allowed::only(self.allow.iter().map(String::as_str))
+                .map_err(|error| Failure::wrong(error.message())),
+        }
+    }
+}
+
+/// A node's folder.
+struct Home {
+    folder: PathBuf,
+    name: String,
+}
+
+impl Home {
+    /// Opens the folder, and finds the node's name there, or keeps it.
+    fn open(state: Option<&Path>, name: Option<&str>, dice: &Dice) -> Result<Self, Failure> {
+        let folder = match state {
+            Some(folder) => folder.to_owned(),
+            None => usual_folder().ok_or_else(|| {
+                Failure::wrong("there is no home folder: say where with `--state DIR`")
+            })?,
+        };
+        let cannot =
+            |error: std::io::Error| Failure::failed(format!("`{}`: {error}", folder.display()));
+        wiredflow_engine::pack::make(&folder).map_err(cannot)?;
+        let file = folder.join("name");
+        let known = std::fs::read_to_string(&file).ok();
+        let known = known
+            .as_deref()
+            .map(str::trim)
+            .filter(|known| !known.is_empty());
+        let own = || format!("{}-{:04x}", Machine::host_name(), dice.number() & 0xffff);
+        let name = match (name, known) {
+            (Some(name), Some(known)) if name != known => {
+                return Err(Failure::wrong(format!(
+                    "the folder `{}` is that of node `{known}`: another name wants another `--state`",
+                    folder.display()
+                )));
             }
-            (None, None) => None,
+            (Some(name), _) => name.to_owned(),
+            (None, Some(known)) => known.to_owned(),
+            (None, None) => own(),
         };
-        let files = TlsFiles {
-            ca: self.ca.clone(),
-            cert: self.cert.clone(),
-            key: self.key.clone(),
-        };
-        let tls = (self.ca.is_some() || self.cert.is_some()).then_some(files);
-        Ok(Access {
-            urls: self.engine.clone(),
-            login,
-            tls,
-            insecure: self.insecure,
-        })
+        if let Err(error) = Name::new([name.as_str()]) {
+            return Err(Failure::wrong(error.message()));
+        }
+        std::fs::write(&file, &name).map_err(cannot)?;
+        Ok(Self { folder, name })
+    }
+
+    fn memory(&self) -> FileMemory {
+        FileMemory(self.folder.join("cluster.json"))
+    }
+}
+
+/// `$XDG_STATE_HOME/wiredflow/node`, or `~/.local/state/wiredflow/node`.
+fn usual_folder() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state.filter(|path| path.is_absolute());
+    let home = || std::env::home_dir().map(|home| home.join(".local/state"));
+    Some(state.or_else(home)?.join("wiredflow/node"))
+}
+
+/// What a node remembers of its cluster, in a file.
+#[derive(Debug)]
+struct FileMemory(PathBuf);
+
+impl Memory for FileMemory {
+    fn recall(&self) -> Option<Bytes> {
+        std::fs::read(&self.0).ok().map(Bytes::from)
+    }
+
+    fn keep(&self, bytes: Bytes) {
+        let new = self.0.with_extension("new");
+        let kept = std::fs::write(&new, &bytes).and_then(|()| std::fs::rename(&new, &self.0));
+        if let Err(error) = kept {
+            tracing::error!("`{}` cannot be written: {error}", self.0.display());
+        }
+    }
+}
+
+/// The speed that counts as 1: MiB of SHA-256 in a second of one core.
+const REFERENCE: f64 = 1000.0;
+
+/// What the node says of itself.
+fn card(options: &Options, clock: &Clock) -> NodeCard {
+    let machine = &options.machine;
+    NodeCard {
+        format: FORMAT,
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: options.labels.iter().cloned().collect(),
+        cores: machine.cores,
+        memory_mib: machine.memory >> 20,
+        speed: machine.speed / REFERENCE,
+        load: BTreeMap::new(),
+        since: clock.now(),
+        drains: false,
     }
 }
 
