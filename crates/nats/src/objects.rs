@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 use wiredflow_core::engine::{ANSWER_WITHIN, LEASE, QueueRules, Shelf};
 use wiredflow_core::{Error, Result};
@@ -14,6 +15,7 @@ use crate::api::Refusal;
 use crate::failure::{self, NO_STREAM, OTHER_STREAM, TOO_FEW};
 use crate::link::Link;
 use crate::names::{Bucket, Names};
+use crate::version;
 
 /// How long a stream remembers the ids of its messages.
 pub(crate) const DEDUPE: Duration = Duration::from_secs(120);
@@ -31,9 +33,12 @@ pub(crate) struct Objects {
     pub(crate) names: Names,
     /// How many replicas a stream is made with, as far as is known.
     replicas: AtomicUsize,
+    /// Whether conditions on one subject do not hold against others that are put at the same time.
+    pub(crate) is_hasty: bool,
+    is_cluster: bool,
     known: Mutex<HashMap<String, Known>>,
     /// Held by who makes one, so that many who miss it ask for it once.
-    pub(crate) making: tokio::sync::Mutex<()>,
+    making: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A stream that was there in a turn of the connection.
@@ -52,18 +57,23 @@ pub(crate) struct Told {
     pub(crate) config: Map<String, Value>,
     pub(crate) made: u64,
     pub(crate) messages: u64,
+    /// The number of the newest message.
+    pub(crate) last: u64,
 }
 
 impl Objects {
     pub(crate) fn new(link: Link, names: Names) -> Self {
         // A server without a cluster says so.
-        let alone = link.client.server_info().cluster.is_none();
+        let info = link.client.server_info();
+        let alone = info.cluster.is_none();
         Self {
+            is_cluster: !alone,
+            is_hasty: !alone && version::is_hasty(&info.version),
             link,
             names,
             replicas: AtomicUsize::new(if alone { 1 } else { REPLICAS }),
             known: Mutex::default(),
-            making: tokio::sync::Mutex::new(()),
+            making: Mutex::default(),
         }
     }
 
@@ -105,11 +115,17 @@ impl Objects {
     /// Nobody wants it any more.
     pub(crate) fn forget(&self, stream: &str) {
         self.known().remove(stream);
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.remove(stream);
     }
 
-    /// Waits until nobody else makes something.
-    pub(crate) async fn alone(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
-        let waited = timeout(ANSWER_WITHIN, self.making.lock()).await;
+    /// Waits until nobody else makes this stream.
+    pub(crate) async fn alone(&self, stream: &str) -> Result<OwnedMutexGuard<()>> {
+        let own = {
+            let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(making.entry(stream.to_owned()).or_default())
+        };
+        let waited = timeout(ANSWER_WITHIN, own.lock_owned()).await;
         waited.map_err(|_| Error::remote(format!("no answer within {} s", ANSWER_WITHIN.as_secs())))
     }
 
@@ -154,7 +170,7 @@ impl Objects {
         if let Some(known) = self.seen(name) {
             return Ok(known);
         }
-        let _alone = self.alone().await?;
+        let _alone = self.alone(name).await?;
         if let Some(known) = self.seen(name) {
             return Ok(known);
         }
@@ -168,10 +184,15 @@ impl Objects {
         wanted["storage"] = "file".into();
         wanted["discard"] = "new".into();
         let name = wanted["name"].as_str().unwrap_or_default().to_owned();
-        for _ in 0..3 {
+        for _ in 0..5 {
             let Some(found) = self.look(&name).await? else {
                 match self.create(&name, &mut wanted).await? {
-                    Ok(told) => return agreed(&wanted, told),
+                    Ok(told) if !self.is_cluster => return agreed(&wanted, told),
+                    // Somebody else may be making it as well, and old clusters take his moment then.
+                    Ok(_) => {
+                        self.link.moment().await;
+                        continue;
+                    }
                     // Somebody else was faster.
                     Err(refusal) if refusal.code == OTHER_STREAM => continue,
                     Err(refusal) => return Err(failure::refused(&refusal)),
@@ -276,6 +297,7 @@ fn told(said: &Value) -> Result<Told> {
         config: said["config"].as_object().cloned().ok_or_else(odd)?,
         made: made.ok_or_else(odd)?,
         messages: said["state"]["messages"].as_u64().unwrap_or_default(),
+        last: said["state"]["last_seq"].as_u64().unwrap_or_default(),
     })
 }
 

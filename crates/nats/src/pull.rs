@@ -11,6 +11,7 @@ use wiredflow_core::{Error, Result};
 
 use crate::link::is_nobody;
 use crate::objects::{Objects, nanos};
+use crate::put::{PATIENCE, no_leader};
 use crate::queue::{CONSUMER, ID, Queue, token};
 use crate::spent;
 
@@ -19,6 +20,10 @@ pub(crate) const MOST: usize = 1000;
 
 /// How often the server says while a pull waits that it is still there.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// How long the server may wait for what is there at once. Without a limit it would wait for ever where no more may be
+/// taken at a time.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// A message as it came, with what its subject of answers says.
 #[derive(Debug)]
@@ -38,6 +43,11 @@ pub(crate) enum Fetched {
     Nobody,
 }
 
+/// A request for what is there, or the first that comes in a moment.
+pub(crate) fn at_once(most: usize) -> Value {
+    json!({ "batch": most, "no_wait": true, "expires": nanos(MOMENT) })
+}
+
 impl Objects {
     pub(crate) async fn pull(
         &self,
@@ -46,8 +56,8 @@ impl Objects {
         within: Duration,
     ) -> Result<Vec<Taken>> {
         let most = most.clamp(1, MOST);
-        let at_once = json!({ "batch": most, "no_wait": true });
-        let taken = self.take(name, &at_once, most, None).await?;
+        let taken = self.take(name, &at_once(most), most, None).await?;
+        let within = within.saturating_sub(MOMENT);
         if !taken.is_empty() || within.is_zero() {
             return Ok(taken);
         }
@@ -66,11 +76,14 @@ impl Objects {
         most: usize,
         within: Option<Duration>,
     ) -> Result<Vec<Taken>> {
-        for _ in 0..2 {
+        for _ in 0..PATIENCE {
             let queue = self.queue(name).await?;
             match self.fetch(&queue, request, most, within).await {
                 Ok(Fetched::Messages(given)) => return self.sorted(name, &queue, given).await,
-                Ok(Fetched::Nobody) => self.doubt(&queue.place.stream),
+                Ok(Fetched::Nobody) => {
+                    self.doubt(&queue.place.stream);
+                    self.link.moment().await;
+                }
                 Err(error) => {
                     // Old servers say nothing at all where there is no consumer.
                     self.doubt(&queue.place.stream);
@@ -78,9 +91,7 @@ impl Objects {
                 }
             }
         }
-        Err(Error::remote(format!(
-            "the queue `{name}` has no leader just now"
-        )))
+        Err(no_leader(name.as_str()))
     }
 
     /// Fetches messages: what the server has at once, or the first within a time.
