@@ -163,11 +163,14 @@ pub(crate) fn command(linked: Linked) -> clap::Command {
     let mut command = Arguments::command();
     if linked == Linked::None {
         for verb in [
-            "check", "run", "test", "graph", "profile", "runs", "status", "pause", "resume",
-            "trigger", "logs",
+            "check", "run", "test", "graph", "profile", "runs", "pause", "resume", "trigger",
+            "logs",
         ] {
             command = command.mut_subcommand(verb, file_is_required);
         }
+        command = command.mut_subcommand("status", |verb| {
+            verb.mut_arg("file", |file| file.required_unless_present("engine"))
+        });
         command = command.mut_subcommand("remotes", |verb| {
             verb.mut_subcommand("test", file_is_required)
         });

@@ -24,7 +24,7 @@ const VERBS: &[&[&str]] = &[
 ];
 
 /// The verbs of the interface that are not.
-const LATER: &[&str] = &["advise", "simulate", "split", "apply", "stop"];
+const LATER: &[&str] = &["advise", "simulate", "split", "apply"];
 
 #[test]
 fn the_help_of_every_verb_has_an_example_of_it() {
@@ -91,8 +91,6 @@ fn an_option_that_is_not_built_yet_is_refused_and_nothing_runs() {
         "pipelines: {p: {once: true, stages: [{store: {json: {folder: data}}}]}}",
     );
     for (line, what) in [
-        ("run flow.yaml --engine nats://localhost:4222", "--engine"),
-        ("run flow.yaml --attach", "--attach"),
         ("run flow.yaml --shadow plan.yaml", "--shadow"),
         ("check flow.yaml --engine nats://localhost:4222", "--engine"),
     ] {

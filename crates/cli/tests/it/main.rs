@@ -11,6 +11,7 @@ mod api;
 mod arguments;
 mod bad_input;
 mod check;
+mod cluster;
 mod complex_service;
 mod crash_points;
 mod dead_letters;
