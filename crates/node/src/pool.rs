@@ -11,10 +11,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wiredflow_core::engine::{Engine, LEASE, Name, RENEW_EACH, Seen, Settlement, Shelf};
+use wiredflow_core::engine::{Engine, LEASE, Name, RENEW_EACH, Seen, Settlement, Shelf, Taken};
 use wiredflow_core::{Error, Result};
 use wiredflow_engine::pool::words::{Cancel, Queue};
 use wiredflow_engine::pool::{RULES, TRIAL, queue_of, queues};
@@ -213,37 +213,60 @@ impl Pool {
             clock.sleep(PAUSE).await;
         }
         loop {
-            // Whoever is free first; the place is taken when there is something to do.
-            match self.slots.acquire().await {
-                Ok(place) => drop(place),
-                Err(_) => return,
-            }
-            let most = self.slots.available_permits().max(1);
-            let taken = match self.engine.pull(queue, most, PULL_WITHIN).await {
-                Ok(taken) => taken,
-                Err(error) => {
-                    tracing::debug!("nothing can be taken from `{queue}`: {error}");
-                    clock.sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            for taken in taken {
-                match Arc::clone(&self.slots).try_acquire_owned() {
-                    Ok(place) => {
-                        let (pool, queue) = (Arc::clone(self), queue.clone());
-                        self.runs.spawn("node run", async move {
-                            run::work(&pool, &queue, taken).await;
-                            drop(place);
-                        });
-                    }
-                    Err(_) => {
-                        // Another queue was quicker. What cannot be given back comes again by itself.
-                        let again = Settlement::Again(Duration::ZERO);
-                        drop(self.engine.settle(&taken.token, again).await);
-                    }
-                }
+            if let Err(error) = self.pull(queue).await {
+                tracing::debug!("nothing can be taken from `{queue}`: {error}");
+                clock.sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Takes what is there for all places that are free, else the first that comes.
+    async fn pull(self: &Arc<Self>, queue: &Name) -> Result<()> {
+        // With the places held: two queues that take each other's place away would give back for ever.
+        let mut places = Vec::new();
+        let slots = Arc::clone(&self.slots).acquire_owned();
+        places.extend(slots.await.ok());
+        while let Ok(place) = Arc::clone(&self.slots).try_acquire_owned() {
+            places.push(place);
+        }
+        let there = self
+            .engine
+            .pull(queue, places.len(), Duration::ZERO)
+            .await?;
+        let found = !there.is_empty();
+        for taken in there {
+            self.take(queue, taken, places.pop()).await;
+        }
+        drop(places);
+        if found {
+            return Ok(());
+        }
+        // And without one while nothing is there, so that another queue can have it.
+        for taken in self.engine.pull(queue, 1, PULL_WITHIN).await? {
+            let place = Arc::clone(&self.slots).try_acquire_owned().ok();
+            self.take(queue, taken, place).await;
+        }
+        Ok(())
+    }
+
+    /// Works on a task in a place; without one it is given back.
+    async fn take(
+        self: &Arc<Self>,
+        queue: &Name,
+        taken: Taken,
+        place: Option<OwnedSemaphorePermit>,
+    ) {
+        let Some(place) = place else {
+            // What cannot be given back comes again by itself.
+            let again = Settlement::Again(Duration::ZERO);
+            drop(self.engine.settle(&taken.token, again).await);
+            return;
+        };
+        let (pool, queue) = (Arc::clone(self), queue.clone());
+        self.runs.spawn("node run", async move {
+            run::work(&pool, &queue, taken).await;
+            drop(place);
+        });
     }
 }
 
