@@ -296,7 +296,8 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         condition: If,
     ) -> BoxFuture<'a, Result<bool>>;
 
-    /// Tells of the entries whose names begin with these parts, and then of every change; all of the shelf without them.
+    /// Tells of the entries whose names begin with these parts, and then of every change; all of the shelf without them. Of
+    /// changes to one entry that follow each other faster than they are told, the last is told.
     fn watch<'a>(
         &'a self,
         shelf: Shelf,

@@ -57,34 +57,34 @@ impl Objects {
                 let part = bytes.slice(number * piece..bytes.len().min((number + 1) * piece));
                 async move {
                     let to = self.names.piece(&table.id, number);
-                    self.put_part(&to, HeaderMap::new(), part).await.map(drop)
+                    self.is_kept(self.link.put(&to, HeaderMap::new(), part).await?)
                 }
             })
             .buffer_unordered(AT_A_TIME)
-            .try_collect::<Vec<()>>()
+            .try_collect::<Vec<bool>>()
             .await?;
         let written = serde_json::to_vec(table);
         let written: Bytes = written
             .map_err(|error| Error::bug(error.to_string()))?
             .into();
         for _ in 0..TRIES {
-            let (before, sequence) = self.table(subject).await?;
-            if self
-                .put_part(subject, over(sequence), written.clone())
-                .await?
-            {
-                if let Some(before) = before {
-                    self.drop_pieces(&before).await?;
-                }
-                return Ok(());
+            let (before, over) = self.table(subject).await?;
+            let (stream, none) = (self.names.blobs().0, HeaderMap::new());
+            let put = self.put_over(&stream, subject, none, written.clone(), over);
+            if !self.is_kept(put.await?)? {
+                continue;
             }
+            if let Some(before) = before {
+                self.drop_pieces(&before).await?;
+            }
+            return Ok(());
         }
         Err(Error::remote("the blob is changed by others all the time"))
     }
 
-    /// Puts one message; false where its condition does not hold.
-    async fn put_part(&self, subject: &str, headers: HeaderMap, body: Bytes) -> Result<bool> {
-        match self.link.put(subject, headers, body).await? {
+    /// Whether a message was kept; false where its condition does not hold.
+    fn is_kept(&self, put: Put) -> Result<bool> {
+        match put {
             Put::At(..) => Ok(true),
             Put::Other => Ok(false),
             Put::Refused(refusal) => Err(failure::refused(&refusal)),
@@ -183,12 +183,6 @@ impl Objects {
         let all = self.names.piece(&table.id, "*");
         self.link.purge(&self.names.blobs().0, &all).await
     }
-}
-
-fn over(sequence: u64) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string());
-    headers
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -10,8 +10,8 @@
 //! | blobs | stream `wf_NS=blobs`: pieces under `wf.NS.blob.c.ID.N`, and under `wf.NS.blob.m.NAME` what they make |
 //! | questions | nowhere: subjects `wf.NS.ask.ADDRESS`, queue group `wf` |
 //!
-//! A user of the server needs to publish to `wf.NS.>`, `$KV.>`, `$JS.API.>` and `$JS.ACK.>`, and to subscribe to `wf.NS.>`, where our
-//! inboxes are too.
+//! A user of the server needs to publish to `wf.NS.>`, `$KV.>`, `$JS.API.>`, `$JS.ACK.>` and `$JS.FC.>`, and to subscribe to `wf.NS.>`,
+//! where our inboxes are too.
 //!
 //! Whatever is not there is made when it is wanted: a server that has lost its store is as good as a new one. Servers from
 //! 2.9.10 will do; what is better on newer ones stands in [`About`](wiredflow_core::engine::About). A revision is the moment in

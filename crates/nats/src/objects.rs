@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 use wiredflow_core::engine::{ANSWER_WITHIN, LEASE, QueueRules, Shelf};
 use wiredflow_core::{Error, Result};
 
-use crate::api::Refusal;
+use crate::api::{Found, Put, Refusal};
 use crate::failure::{self, NO_STREAM, OTHER_STREAM, TOO_FEW};
 use crate::link::Link;
 use crate::names::{Bucket, Names};
+use crate::version;
 
 /// How long a stream remembers the ids of its messages.
 pub(crate) const DEDUPE: Duration = Duration::from_secs(120);
@@ -24,6 +27,12 @@ const MOST_SPENT: u64 = 100_000;
 /// How many servers keep each message where there are as many.
 const REPLICAS: usize = 3;
 
+/// The header of the condition on the newest message of a subject.
+const LAST_OF_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// How often a condition is tried at a server that cannot look at one subject alone.
+const HASTY_TRIES: usize = 50;
+
 /// What is known to be at the server.
 #[derive(Debug)]
 pub(crate) struct Objects {
@@ -31,6 +40,8 @@ pub(crate) struct Objects {
     pub(crate) names: Names,
     /// How many replicas a stream is made with, as far as is known.
     replicas: AtomicUsize,
+    /// Whether conditions on one subject do not hold against others that are put at the same time.
+    is_hasty: bool,
     known: Mutex<HashMap<String, Known>>,
     /// Held by who makes one, so that many who miss it ask for it once.
     pub(crate) making: tokio::sync::Mutex<()>,
@@ -52,13 +63,17 @@ pub(crate) struct Told {
     pub(crate) config: Map<String, Value>,
     pub(crate) made: u64,
     pub(crate) messages: u64,
+    /// The number of the newest message.
+    last: u64,
 }
 
 impl Objects {
     pub(crate) fn new(link: Link, names: Names) -> Self {
         // A server without a cluster says so.
-        let alone = link.client.server_info().cluster.is_none();
+        let info = link.client.server_info();
+        let alone = info.cluster.is_none();
         Self {
+            is_hasty: !alone && version::is_hasty(&info.version),
             link,
             names,
             replicas: AtomicUsize::new(if alone { 1 } else { REPLICAS }),
@@ -202,6 +217,44 @@ impl Objects {
         }
     }
 
+    /// Puts a message over the newest one of its subject, where that has this number; 0 is none.
+    pub(crate) async fn put_over(
+        &self,
+        stream: &str,
+        subject: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+        over: u64,
+    ) -> Result<Put> {
+        headers.insert(LAST_OF_SUBJECT, over.to_string());
+        if over == 0 || !self.is_hasty {
+            return self.link.put(subject, headers, body).await;
+        }
+        // The newest number of the whole stream is what such a server looks at when it keeps a message.
+        for _ in 0..HASTY_TRIES {
+            let Some(told) = self.look(stream).await? else {
+                return Ok(Put::Nowhere);
+            };
+            match self.link.last(stream, subject).await? {
+                Found::Message(stored) if stored.sequence == over => {}
+                Found::Message(_) | Found::None => return Ok(Put::Other),
+                Found::NoStream => return Ok(Put::Nowhere),
+            }
+            headers.insert("Nats-Expected-Last-Sequence", told.last.to_string());
+            match self
+                .link
+                .put(subject, headers.clone(), body.clone())
+                .await?
+            {
+                Put::Other => {}
+                put => return Ok(put),
+            }
+        }
+        Err(Error::remote(format!(
+            "`{stream}` is changed by others all the time"
+        )))
+    }
+
     async fn create(&self, name: &str, wanted: &mut Value) -> Result<Result<Told, Refusal>> {
         let replicas = self.replicas.load(Ordering::Relaxed);
         wanted["num_replicas"] = replicas.into();
@@ -276,6 +329,7 @@ fn told(said: &Value) -> Result<Told> {
         config: said["config"].as_object().cloned().ok_or_else(odd)?,
         made: made.ok_or_else(odd)?,
         messages: said["state"]["messages"].as_u64().unwrap_or_default(),
+        last: said["state"]["last_seq"].as_u64().unwrap_or_default(),
     })
 }
 

@@ -20,6 +20,10 @@ pub(crate) const MOST: usize = 1000;
 /// How often the server says while a pull waits that it is still there.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// How long the server may wait for what is there at once. Without a limit it would wait for ever where no more may be
+/// taken at a time.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// A message as it came, with what its subject of answers says.
 #[derive(Debug)]
 pub(crate) struct Given {
@@ -38,6 +42,11 @@ pub(crate) enum Fetched {
     Nobody,
 }
 
+/// A request for what is there, or the first that comes in a moment.
+pub(crate) fn at_once(most: usize) -> Value {
+    json!({ "batch": most, "no_wait": true, "expires": nanos(MOMENT) })
+}
+
 impl Objects {
     pub(crate) async fn pull(
         &self,
@@ -46,8 +55,8 @@ impl Objects {
         within: Duration,
     ) -> Result<Vec<Taken>> {
         let most = most.clamp(1, MOST);
-        let at_once = json!({ "batch": most, "no_wait": true });
-        let taken = self.take(name, &at_once, most, None).await?;
+        let taken = self.take(name, &at_once(most), most, None).await?;
+        let within = within.saturating_sub(MOMENT);
         if !taken.is_empty() || within.is_zero() {
             return Ok(taken);
         }

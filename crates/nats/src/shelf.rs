@@ -158,19 +158,20 @@ impl Objects {
         &self,
         bucket: Bucket,
         name: &Name,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         value: Bytes,
         over: Option<u64>,
     ) -> Result<Written> {
         let (stream, known) = self.bucket(bucket).await?;
-        if let Some(sequence) = over {
-            headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string());
-        }
-        match self
-            .link
-            .put(&self.names.entry(bucket, name)?, headers, value)
-            .await?
-        {
+        let subject = self.names.entry(bucket, name)?;
+        let put = match over {
+            None => self.link.put(&subject, headers, value).await?,
+            Some(over) => {
+                self.put_over(&stream, &subject, headers, value, over)
+                    .await?
+            }
+        };
+        match put {
             Put::At(sequence, _) => Ok(Written::At(known.revision(sequence))),
             Put::Other => Ok(Written::Other),
             Put::Nowhere => {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::Value;
 use wiredflow_core::engine::{Name, Taken, TakenToken};
 use wiredflow_core::{Error, Result};
 
 use crate::api::{Found, Put, Stored};
 use crate::failure;
 use crate::objects::Objects;
-use crate::pull::{Fetched, Given};
+use crate::pull::{Fetched, Given, at_once};
 use crate::queue::{self, CONSUMER, Queue};
 
 /// The token of a message that is out of its queue.
@@ -118,8 +118,7 @@ impl Objects {
             return Ok(None);
         }
         // What has had no sign of life for too long is given first.
-        let one = json!({ "batch": 1, "no_wait": true });
-        let Fetched::Messages(given) = self.fetch(queue, &one, 1, None).await? else {
+        let Fetched::Messages(given) = self.fetch(queue, &at_once(1), 1, None).await? else {
             return Ok(None);
         };
         let Some(given) = given.into_iter().next() else {

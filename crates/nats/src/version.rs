@@ -4,7 +4,8 @@ use wiredflow_core::{Error, Result};
 
 /// The oldest that will do.
 const OLDEST: Version = Version(2, 9, 10);
-/// The first that does not lose streams when its process is killed.
+/// The first that does not lose streams when its process is killed. Its clusters also hold a condition on one subject
+/// against what is put at the same time, which older ones do not (issue 4320 of nats-server).
 const SOUND: Version = Version(2, 10, 23);
 
 /// A version of the server.
@@ -44,6 +45,11 @@ pub(crate) fn weaknesses(text: &str) -> Result<Vec<String>> {
         ));
     }
     Ok(weaknesses)
+}
+
+/// Whether a cluster of this version looks at a condition only before it asks its others, so that two may find that it holds.
+pub(crate) fn is_hasty(text: &str) -> bool {
+    Version::read(text).is_none_or(|version| version < SOUND)
 }
 
 #[cfg(test)]

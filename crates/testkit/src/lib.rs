@@ -31,6 +31,7 @@
 mod airflow;
 mod certificates;
 mod collector;
+mod engine_suite;
 mod fault_proxy;
 mod flow;
 pub mod flows;
@@ -54,6 +55,7 @@ mod wait;
 pub use airflow::{AIRFLOW_LOGIN, Airflow};
 pub use certificates::{Authority, Identity, OldTls};
 pub use collector::Collector;
+pub use engine_suite::EngineSuite;
 pub use fault_proxy::{Fault, FaultProxy};
 pub use flow::{Finished, FlowTest, Running};
 pub use http::{HttpPeer, Reply, Request};

@@ -7,5 +7,8 @@
     reason = "tests"
 )]
 
-mod basics;
+mod cluster;
+mod faults;
+mod promises;
+mod refusals;
 mod servers;
