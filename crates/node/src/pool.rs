@@ -7,6 +7,7 @@ pub(crate) mod shop;
 pub(crate) mod stations;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +30,9 @@ const PULL_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long is waited after an engine has failed.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The queues that are taken from: when they were last announced, and what ends that.
+type Pulled = HashMap<Name, (Instant, CancellationToken)>;
 
 /// A node's work for pools.
 pub(crate) struct Pool {
@@ -132,68 +136,70 @@ impl Pool {
 
     /// Pulls from the queues that are announced and that this node may take from, each as long as it is.
     async fn watch_always(self: &Arc<Self>) {
-        let mut pulled: HashMap<Name, (Instant, CancellationToken)> = HashMap::new();
-        loop {
-            let error = self.watch(&mut pulled).await;
-            tracing::debug!("the queues cannot be watched: {error}");
-            self.around.clock.sleep(PAUSE).await;
+        let pulled = Mutex::default();
+        let watched = async {
+            loop {
+                let error = self.watch(&pulled).await;
+                tracing::debug!("the queues cannot be watched: {error}");
+                self.around.clock.sleep(PAUSE).await;
+            }
+        };
+        // Beside each other, since a watch that is asked anew all the time cannot notice that it is silent.
+        tokio::select! {
+            () = watched => {}
+            () = self.forget(&pulled) => {}
         }
     }
 
-    async fn watch(
-        self: &Arc<Self>,
-        pulled: &mut HashMap<Name, (Instant, CancellationToken)>,
-    ) -> Error {
-        let below = match queues() {
-            Ok(below) => below,
-            Err(error) => return error,
-        };
-        let mut watch = match self.engine.watch(Shelf::Presence, Some(&below)).await {
-            Ok(watch) => watch,
-            Err(error) => return error,
-        };
+    /// Takes from no queue any more whose flows have gone: who publishes there says so again and again, and entries go without a
+    /// word.
+    async fn forget(&self, pulled: &Mutex<Pulled>) {
         let clock = &self.around.clock;
         loop {
-            let seen = tokio::select! {
-                biased;
-                seen = watch.next() => seen,
-                () = clock.sleep(RENEW_EACH) => {
-                    // Who publishes there says so again and again; entries go without a word.
-                    let now = clock.monotonic();
-                    pulled.retain(|_, (since, stop)| {
-                        let there = now - *since < 2 * LEASE;
-                        if !there {
-                            stop.cancel();
-                        }
-                        there
-                    });
-                    continue;
+            clock.sleep(RENEW_EACH).await;
+            let now = clock.monotonic();
+            let mut pulled = pulled.lock().unwrap_or_else(PoisonError::into_inner);
+            pulled.retain(|_, (since, stop)| {
+                let there = now - *since < 2 * LEASE;
+                if !there {
+                    stop.cancel();
                 }
-            };
-            match seen {
-                Ok(Seen::Put(name, entry)) => {
-                    let Ok(queue) = serde_json::from_slice::<Queue>(&entry.value) else {
-                        continue;
-                    };
-                    if !self.may_take(&name, &queue) {
-                        continue;
-                    }
-                    let now = clock.monotonic();
-                    if let Some((since, _)) = pulled.get_mut(&name) {
-                        *since = now;
-                        continue;
-                    }
-                    let stop = self.drains.child_token();
-                    pulled.insert(name.clone(), (now, stop.clone()));
-                    let pool = Arc::clone(self);
-                    self.around.tasks.spawn("node pull", async move {
-                        stop.run_until_cancelled(pool.pull_always(&name)).await;
-                    });
-                }
-                Ok(Seen::Removed(..) | Seen::UpToDate) => {}
-                Err(error) => return error,
-            }
+                there
+            });
         }
+    }
+
+    async fn watch(self: &Arc<Self>, pulled: &Mutex<Pulled>) -> Error {
+        let watched = async {
+            let below = queues()?;
+            let mut watch = self.engine.watch(Shelf::Presence, Some(&below)).await?;
+            loop {
+                if let Seen::Put(name, entry) = watch.next().await?
+                    && let Ok(queue) = serde_json::from_slice::<Queue>(&entry.value)
+                    && self.may_take(&name, &queue)
+                {
+                    let mut pulled = pulled.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.announced(name, &mut pulled);
+                }
+            }
+        };
+        let Err::<Infallible, _>(error) = watched.await;
+        error
+    }
+
+    /// Somebody publishes at a queue.
+    fn announced(self: &Arc<Self>, name: Name, pulled: &mut Pulled) {
+        let now = self.around.clock.monotonic();
+        if let Some((since, _)) = pulled.get_mut(&name) {
+            *since = now;
+            return;
+        }
+        let stop = self.drains.child_token();
+        pulled.insert(name.clone(), (now, stop.clone()));
+        let pool = Arc::clone(self);
+        self.around.tasks.spawn("node pull", async move {
+            stop.run_until_cancelled(pool.pull_always(&name)).await;
+        });
     }
 
     /// Whether this node takes from a queue: its labels are among its own, and its kind is allowed. One whose name says other

@@ -68,7 +68,7 @@ fn g4_a_server_that_is_away_holds_what_goes_there_and_nothing_else() {
     let rows = || written_rows(&test.path("data/jsonl_in_beside.jsonl")).len();
     let (before, there) = (rows(), begun(&test));
     // Longer than anybody waits for a sign of life.
-    wait_until(A_WHILE, || rows() >= before + 60);
+    wait_until(A_WHILE, || rows() >= before + 45);
     let away = begun(&test);
     assert!(away <= there + 2, "{there} {away}");
     server.start_again();
