@@ -63,7 +63,11 @@ pub(crate) async fn make_ready(
     if !folder.is_dir() {
         let bytes = fetch(&code, MOST_CODE, contact).await?;
         let (cache, code) = (cache.clone(), code.clone());
-        blocking(move || cache.bring_code(&code, &*bytes).map_err(odd)).await?;
+        blocking(move || {
+            let brought = cache.bring_code(&code, &*bytes);
+            brought.map_err(|error| odd(&error))
+        })
+        .await?;
     }
     drop(alone);
     Cache::touch(&folder, clock);
@@ -84,7 +88,7 @@ pub(crate) async fn make_ready(
     })
 }
 
-fn odd(error: std::io::Error) -> Error {
+fn odd(error: &std::io::Error) -> Error {
     Error::config(format!(
         "the flow's code cannot be put into the cache: {error}"
     ))

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use wiredflow_core::ErrorKind;
-use wiredflow_core::engine::{Engine, Name, Settlement};
+use wiredflow_core::engine::{Name, Settlement};
 use wiredflow_engine::pool::{MOST_STARTS, RULES, queue_of};
 use wiredflow_testkit::Mishaps;
 

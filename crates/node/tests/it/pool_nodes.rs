@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use wiredflow_core::engine::{Engine, Shelf};
+use wiredflow_core::engine::Shelf;
 use wiredflow_engine::pool::nodes;
 
 use crate::bench::{Bench, outputs, until};
