@@ -10,6 +10,9 @@ use wiredflow_core::{Error, Result};
 use crate::failure::{self, NO_MESSAGE, NO_STREAM, OTHER_SEQUENCE};
 use crate::link::{Answer, Link};
 
+/// What only looks, and is asked again where nobody answers: a cluster says nothing while it has no leader for it.
+const READS: &[&str] = &["STREAM.INFO.", "CONSUMER.INFO.", "STREAM.MSG.GET."];
+
 /// What JetStream says where it does not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -62,7 +65,12 @@ impl Link {
             Value::Null => Bytes::new(),
             body => body.to_string().into(),
         };
-        match self.request(&format!("$JS.API.{verb}"), None, body).await? {
+        let subject = format!("$JS.API.{verb}");
+        let answer = match READS.iter().any(|read| verb.starts_with(read)) {
+            true => self.request_until(&subject, body).await?,
+            false => self.request(&subject, None, body).await?,
+        };
+        match answer {
             Answer::Nobody => Ok(Err(Refusal {
                 code: failure::OFF[0],
                 text: "nobody answers for it".to_owned(),

@@ -11,6 +11,7 @@ use wiredflow_core::{Error, Result};
 use crate::api::{Found, Put};
 use crate::failure;
 use crate::objects::Objects;
+use crate::put::Place;
 
 /// The longest piece.
 const PIECE: usize = 256 * 1024;
@@ -51,13 +52,23 @@ impl Objects {
     }
 
     async fn keep(&self, subject: &str, table: &Table, bytes: &Bytes, piece: usize) -> Result<()> {
-        self.blobs().await?;
+        let (stream, known) = self.blobs().await?;
+        let table_place = Place {
+            stream: &stream,
+            made: known.made,
+            subject,
+        };
         stream::iter(0..table.pieces)
             .map(|number| {
                 let part = bytes.slice(number * piece..bytes.len().min((number + 1) * piece));
                 async move {
                     let to = self.names.piece(&table.id, number);
-                    self.is_kept(self.link.put(&to, HeaderMap::new(), part).await?)
+                    let place = Place {
+                        subject: &to,
+                        ..table_place
+                    };
+                    let put = self.put_at(place, HeaderMap::new(), part);
+                    self.is_kept(put.await?)
                 }
             })
             .buffer_unordered(AT_A_TIME)
@@ -69,8 +80,7 @@ impl Objects {
             .into();
         for _ in 0..TRIES {
             let (before, over) = self.table(subject).await?;
-            let (stream, none) = (self.names.blobs().0, HeaderMap::new());
-            let put = self.put_over(&stream, subject, none, written.clone(), over);
+            let put = self.put_over(table_place, HeaderMap::new(), written.clone(), over);
             if !self.is_kept(put.await?)? {
                 continue;
             }

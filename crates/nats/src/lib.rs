@@ -28,6 +28,7 @@ mod names;
 mod nats;
 mod objects;
 mod pull;
+mod put;
 mod queue;
 mod shelf;
 mod spent;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use wiredflow_core::engine::ANSWER_WITHIN;
-use wiredflow_core::{Error, Result};
+use wiredflow_core::{Error, ErrorKind, Result};
 
 use crate::access::{Access, Login, told};
 use crate::failure;
@@ -25,6 +25,12 @@ const PING_EACH: Duration = Duration::from_secs(2);
 
 /// The longest pause between two attempts to connect again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// After what silence is asked again who only looks.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a cluster may be given to agree before it is asked again.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// How many messages a subscription holds that are not taken; more are dropped by the client.
 const HELD: usize = 4096;
@@ -179,7 +185,8 @@ impl Link {
             Ok(answer) => answer,
             Err(_) if !sent => Err(self.away().as_unsent()),
             Err(_) => Err(self.denial(subject).unwrap_or_else(|| {
-                Error::remote(format!("no answer within {} s", within.as_secs_f32()))
+                let seconds = within.as_secs_f32();
+                Error::remote(format!("no answer from `{subject}` within {seconds} s"))
             })),
         }
     }
@@ -192,6 +199,21 @@ impl Link {
         body: Bytes,
     ) -> Result<Answer> {
         self.ask(subject, headers, body, ANSWER_WITHIN).await
+    }
+
+    /// As [`Self::request`], asking again and again. It must do nothing but look.
+    pub(crate) async fn request_until(&self, subject: &str, body: Bytes) -> Result<Answer> {
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            let answer = self.ask(subject, None, body.clone(), AGAIN).await;
+            let is_last = asked * AGAIN >= ANSWER_WITHIN;
+            match answer {
+                Err(error)
+                    if error.kind() == ErrorKind::Remote && !is_last && self.is_connected() => {}
+                answer => return answer,
+            }
+        }
     }
 
     /// Ends when the connection does, or when the server says that we may not do that.
@@ -213,6 +235,11 @@ impl Link {
                 return self.away();
             }
         }
+    }
+
+    /// Waits a moment, while a cluster agrees on what it has just been told.
+    pub(crate) async fn moment(&self) {
+        drop(timeout(MOMENT, self.broken("")).await);
     }
 
     /// What the server has said against a subject, or against any answer to us.

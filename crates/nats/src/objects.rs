@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 use wiredflow_core::engine::{ANSWER_WITHIN, LEASE, QueueRules, Shelf};
 use wiredflow_core::{Error, Result};
 
-use crate::api::{Found, Put, Refusal};
+use crate::api::Refusal;
 use crate::failure::{self, NO_STREAM, OTHER_STREAM, TOO_FEW};
 use crate::link::Link;
 use crate::names::{Bucket, Names};
@@ -27,12 +26,6 @@ const MOST_SPENT: u64 = 100_000;
 /// How many servers keep each message where there are as many.
 const REPLICAS: usize = 3;
 
-/// The header of the condition on the newest message of a subject.
-const LAST_OF_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
-
-/// How often a condition is tried at a server that cannot look at one subject alone.
-const HASTY_TRIES: usize = 50;
-
 /// What is known to be at the server.
 #[derive(Debug)]
 pub(crate) struct Objects {
@@ -41,10 +34,11 @@ pub(crate) struct Objects {
     /// How many replicas a stream is made with, as far as is known.
     replicas: AtomicUsize,
     /// Whether conditions on one subject do not hold against others that are put at the same time.
-    is_hasty: bool,
+    pub(crate) is_hasty: bool,
+    is_cluster: bool,
     known: Mutex<HashMap<String, Known>>,
     /// Held by who makes one, so that many who miss it ask for it once.
-    pub(crate) making: tokio::sync::Mutex<()>,
+    making: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A stream that was there in a turn of the connection.
@@ -64,7 +58,7 @@ pub(crate) struct Told {
     pub(crate) made: u64,
     pub(crate) messages: u64,
     /// The number of the newest message.
-    last: u64,
+    pub(crate) last: u64,
 }
 
 impl Objects {
@@ -73,12 +67,13 @@ impl Objects {
         let info = link.client.server_info();
         let alone = info.cluster.is_none();
         Self {
+            is_cluster: !alone,
             is_hasty: !alone && version::is_hasty(&info.version),
             link,
             names,
             replicas: AtomicUsize::new(if alone { 1 } else { REPLICAS }),
             known: Mutex::default(),
-            making: tokio::sync::Mutex::new(()),
+            making: Mutex::default(),
         }
     }
 
@@ -120,11 +115,17 @@ impl Objects {
     /// Nobody wants it any more.
     pub(crate) fn forget(&self, stream: &str) {
         self.known().remove(stream);
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.remove(stream);
     }
 
-    /// Waits until nobody else makes something.
-    pub(crate) async fn alone(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
-        let waited = timeout(ANSWER_WITHIN, self.making.lock()).await;
+    /// Waits until nobody else makes this stream.
+    pub(crate) async fn alone(&self, stream: &str) -> Result<OwnedMutexGuard<()>> {
+        let own = {
+            let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(making.entry(stream.to_owned()).or_default())
+        };
+        let waited = timeout(ANSWER_WITHIN, own.lock_owned()).await;
         waited.map_err(|_| Error::remote(format!("no answer within {} s", ANSWER_WITHIN.as_secs())))
     }
 
@@ -169,7 +170,7 @@ impl Objects {
         if let Some(known) = self.seen(name) {
             return Ok(known);
         }
-        let _alone = self.alone().await?;
+        let _alone = self.alone(name).await?;
         if let Some(known) = self.seen(name) {
             return Ok(known);
         }
@@ -183,10 +184,15 @@ impl Objects {
         wanted["storage"] = "file".into();
         wanted["discard"] = "new".into();
         let name = wanted["name"].as_str().unwrap_or_default().to_owned();
-        for _ in 0..3 {
+        for _ in 0..5 {
             let Some(found) = self.look(&name).await? else {
                 match self.create(&name, &mut wanted).await? {
-                    Ok(told) => return agreed(&wanted, told),
+                    Ok(told) if !self.is_cluster => return agreed(&wanted, told),
+                    // Somebody else may be making it as well, and old clusters take his moment then.
+                    Ok(_) => {
+                        self.link.moment().await;
+                        continue;
+                    }
                     // Somebody else was faster.
                     Err(refusal) if refusal.code == OTHER_STREAM => continue,
                     Err(refusal) => return Err(failure::refused(&refusal)),
@@ -215,44 +221,6 @@ impl Objects {
             Err(refusal) if refusal.code == NO_STREAM => Ok(None),
             Err(refusal) => Err(failure::refused(&refusal)),
         }
-    }
-
-    /// Puts a message over the newest one of its subject, where that has this number; 0 is none.
-    pub(crate) async fn put_over(
-        &self,
-        stream: &str,
-        subject: &str,
-        mut headers: HeaderMap,
-        body: Bytes,
-        over: u64,
-    ) -> Result<Put> {
-        headers.insert(LAST_OF_SUBJECT, over.to_string());
-        if over == 0 || !self.is_hasty {
-            return self.link.put(subject, headers, body).await;
-        }
-        // The newest number of the whole stream is what such a server looks at when it keeps a message.
-        for _ in 0..HASTY_TRIES {
-            let Some(told) = self.look(stream).await? else {
-                return Ok(Put::Nowhere);
-            };
-            match self.link.last(stream, subject).await? {
-                Found::Message(stored) if stored.sequence == over => {}
-                Found::Message(_) | Found::None => return Ok(Put::Other),
-                Found::NoStream => return Ok(Put::Nowhere),
-            }
-            headers.insert("Nats-Expected-Last-Sequence", told.last.to_string());
-            match self
-                .link
-                .put(subject, headers.clone(), body.clone())
-                .await?
-            {
-                Put::Other => {}
-                put => return Ok(put),
-            }
-        }
-        Err(Error::remote(format!(
-            "`{stream}` is changed by others all the time"
-        )))
     }
 
     async fn create(&self, name: &str, wanted: &mut Value) -> Result<Result<Told, Refusal>> {

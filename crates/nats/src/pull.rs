@@ -11,6 +11,7 @@ use wiredflow_core::{Error, Result};
 
 use crate::link::is_nobody;
 use crate::objects::{Objects, nanos};
+use crate::put::{PATIENCE, no_leader};
 use crate::queue::{CONSUMER, ID, Queue, token};
 use crate::spent;
 
@@ -75,11 +76,14 @@ impl Objects {
         most: usize,
         within: Option<Duration>,
     ) -> Result<Vec<Taken>> {
-        for _ in 0..2 {
+        for _ in 0..PATIENCE {
             let queue = self.queue(name).await?;
             match self.fetch(&queue, request, most, within).await {
                 Ok(Fetched::Messages(given)) => return self.sorted(name, &queue, given).await,
-                Ok(Fetched::Nobody) => self.doubt(&queue.place.stream),
+                Ok(Fetched::Nobody) => {
+                    self.doubt(&queue.place.stream);
+                    self.link.moment().await;
+                }
                 Err(error) => {
                     // Old servers say nothing at all where there is no consumer.
                     self.doubt(&queue.place.stream);
@@ -87,9 +91,7 @@ impl Objects {
                 }
             }
         }
-        Err(Error::remote(format!(
-            "the queue `{name}` has no leader just now"
-        )))
+        Err(no_leader(name.as_str()))
     }
 
     /// Fetches messages: what the server has at once, or the first within a time.

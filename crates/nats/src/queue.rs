@@ -11,6 +11,7 @@ use crate::failure::{self, NO_CONSUMER, NO_STREAM, NOT_STORED};
 use crate::link::Answer;
 use crate::names::QueuePlace;
 use crate::objects::{DEDUPE, Known, Objects, Told, differing, dropped, nanos};
+use crate::put::{Place, no_leader};
 use crate::spent;
 
 /// The one consumer of a queue.
@@ -36,6 +37,16 @@ pub(crate) struct Queue {
     pub(crate) rules: QueueRules,
 }
 
+impl Queue {
+    pub(crate) fn put_place(&self) -> Place<'_> {
+        Place {
+            stream: &self.place.stream,
+            made: self.made,
+            subject: &self.place.subject,
+        }
+    }
+}
+
 impl Objects {
     /// Makes a queue, or changes its rules.
     pub(crate) async fn open_queue(&self, name: &Name, rules: QueueRules) -> Result<()> {
@@ -49,7 +60,7 @@ impl Objects {
             )));
         }
         let place = self.names.queue(name)?;
-        let _alone = self.alone().await?;
+        let _alone = self.alone(&place.stream).await?;
         self.make_queue(&place, rules).await?;
         Ok(())
     }
@@ -61,7 +72,7 @@ impl Objects {
         if let Some((made, rules)) = self.seen(&place.stream).and_then(ready) {
             return Ok(Queue { place, made, rules });
         }
-        let _alone = self.alone().await?;
+        let _alone = self.alone(&place.stream).await?;
         if let Some((made, rules)) = self.seen(&place.stream).and_then(ready) {
             return Ok(Queue { place, made, rules });
         }
@@ -165,11 +176,8 @@ impl Objects {
             let queue = self.queue(name).await?;
             let mut headers = HeaderMap::new();
             headers.insert(ID, id);
-            match self
-                .link
-                .put(&queue.place.subject, headers, body.clone())
-                .await?
-            {
+            let put = self.put_at(queue.put_place(), headers, body.clone());
+            match put.await? {
                 Put::At(_, false) => return Ok(Published::New),
                 Put::At(_, true) => return Ok(Published::Again),
                 Put::Refused(refusal)
@@ -178,7 +186,7 @@ impl Objects {
                     return Ok(Published::Full);
                 }
                 Put::Refused(refusal) => return Err(failure::refused(&refusal)),
-                Put::Nowhere => self.doubt(&queue.place.stream),
+                Put::Nowhere => {}
                 Put::Other => {
                     return Err(Error::remote(
                         "its JetStream finds a condition where there is none",
@@ -186,7 +194,7 @@ impl Objects {
                 }
             }
         }
-        Err(Error::remote(format!("the queue `{name}` has no leader just now")).as_unsent())
+        Err(no_leader(name.as_str()).as_unsent())
     }
 
     /// Gives a sign of life.
@@ -223,12 +231,10 @@ impl Objects {
         {
             Answer::Given(_) => Ok(()),
             Answer::Nobody => {
-                self.doubt(stream);
-                match self.look(stream).await? {
-                    Some(told) if told.made == made => Err(Error::remote(format!(
-                        "the queue `{stream}` has no leader just now"
-                    ))),
-                    _ => Ok(()),
+                // Its queue has gone with it, and it is settled; or nobody leads that queue.
+                match self.is_still_there(stream, made).await? {
+                    true => Err(no_leader(stream)),
+                    false => Ok(()),
                 }
             }
         }
@@ -262,7 +268,7 @@ impl Objects {
 
     pub(crate) async fn remove_queue(&self, name: &Name) -> Result<()> {
         let place = self.names.queue(name)?;
-        let _alone = self.alone().await?;
+        let _alone = self.alone(&place.stream).await?;
         let said = self
             .link
             .call(&format!("STREAM.DELETE.{}", place.stream), &Value::Null)
@@ -273,7 +279,10 @@ impl Objects {
             Err(refusal) => return Err(failure::refused(&refusal)),
         }
         self.forget(&place.stream);
-        self.link.purge(&self.names.spent().0, &place.spent).await
+        match self.has_spent().await? {
+            true => self.link.purge(&self.names.spent().0, &place.spent).await,
+            false => Ok(()),
+        }
     }
 }
 

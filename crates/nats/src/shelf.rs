@@ -9,6 +9,7 @@ use crate::api::{Found, Put, Stored};
 use crate::failure;
 use crate::names::Bucket;
 use crate::objects::{Known, Objects};
+use crate::put::Place;
 
 /// The header that says that an entry was removed, as the tools of NATS write it.
 const OPERATION: &str = "KV-Operation";
@@ -164,19 +165,20 @@ impl Objects {
     ) -> Result<Written> {
         let (stream, known) = self.bucket(bucket).await?;
         let subject = self.names.entry(bucket, name)?;
+        let place = Place {
+            stream: &stream,
+            made: known.made,
+            subject: &subject,
+        };
         let put = match over {
-            None => self.link.put(&subject, headers, value).await?,
-            Some(over) => {
-                self.put_over(&stream, &subject, headers, value, over)
-                    .await?
-            }
+            None => self.put_at(place, headers, value).await?,
+            Some(over) => self.put_over(place, headers, value, over).await?,
         };
         match put {
             Put::At(sequence, _) => Ok(Written::At(known.revision(sequence))),
             Put::Other => Ok(Written::Other),
             Put::Nowhere => {
                 self.doubt(&stream);
-                self.bucket(bucket).await?;
                 Ok(Written::Gone)
             }
             Put::Refused(refusal) => Err(failure::refused(&refusal)),
@@ -191,7 +193,7 @@ pub(crate) enum Written {
     At(u64),
     /// Another message is there than was expected.
     Other,
-    /// The stream was not there; it is now.
+    /// The stream has gone, and is made again by who wants it next.
     Gone,
 }
 
@@ -202,7 +204,5 @@ fn gone(bucket: Bucket) -> Error {
 }
 
 fn busy(name: &Name) -> Error {
-    Error::remote(format!(
-        "`{name}` is changed by others all the time, or has no leader just now"
-    ))
+    Error::remote(format!("`{name}` is changed by others all the time"))
 }

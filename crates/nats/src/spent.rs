@@ -11,6 +11,7 @@ use crate::api::{Found, Put, Stored};
 use crate::failure;
 use crate::objects::Objects;
 use crate::pull::{Fetched, Given, at_once};
+use crate::put::Place;
 use crate::queue::{self, CONSUMER, Queue};
 
 /// The token of a message that is out of its queue.
@@ -30,12 +31,23 @@ impl Objects {
         given: &Given,
         attempts: u32,
     ) -> Result<()> {
-        self.spent().await?;
-        self.moved(queue, given, attempts, &queue.place.spent).await
+        let (stream, known) = self.spent().await?;
+        let to = Place {
+            stream: &stream,
+            made: known.made,
+            subject: &queue.place.spent,
+        };
+        self.moved(queue, given, attempts, to).await
     }
 
     /// Puts a message under another subject, and ends it in its queue: twice there rather than nowhere.
-    async fn moved(&self, queue: &Queue, given: &Given, attempts: u32, to: &str) -> Result<()> {
+    async fn moved(
+        &self,
+        queue: &Queue,
+        given: &Given,
+        attempts: u32,
+        to: Place<'_>,
+    ) -> Result<()> {
         let mut headers = HeaderMap::new();
         // Who is interrupted here does the same again.
         headers.insert(
@@ -44,11 +56,8 @@ impl Objects {
         );
         headers.insert(ID, given.id());
         headers.insert(ATTEMPTS, attempts.to_string());
-        match self
-            .link
-            .put(to, headers, given.message.payload.clone())
-            .await?
-        {
+        let body = given.message.payload.clone();
+        match self.put_at(to, headers, body).await? {
             Put::At(..) => self.end(given).await,
             Put::Refused(refusal) => Err(failure::refused(&refusal)),
             Put::Nowhere | Put::Other => {
@@ -78,9 +87,24 @@ impl Objects {
         Ok(taken)
     }
 
+    /// Whether anything was ever set aside. It is not asked of what is not there: a cluster of old servers is silent then.
+    pub(crate) async fn has_spent(&self) -> Result<bool> {
+        let stream = self.names.spent().0;
+        if self.seen(&stream).is_some() {
+            return Ok(true);
+        }
+        let turn = self.link.turn();
+        let told = self.look(&stream).await?;
+        let known = told.map(|told| self.note(&stream, turn, told.made, None));
+        Ok(known.is_some())
+    }
+
     /// Takes what was set aside. Of several who look one gets each.
     async fn set_aside_before(&self, queue: &Queue, most: usize) -> Result<Vec<Taken>> {
         let (stream, subject) = (self.names.spent().0, &queue.place.spent);
+        if !self.has_spent().await? {
+            return Ok(Vec::new());
+        }
         let (mut taken, mut from) = (Vec::new(), 1);
         while taken.len() < most {
             let Found::Message(stored) = self.link.next(&stream, subject, from).await? else {
@@ -127,7 +151,7 @@ impl Objects {
         let attempts = given.attempt - 1;
         if attempts < queue.rules.attempts {
             // A look is no attempt: it goes to the end of the queue as one that was not given now.
-            self.moved(queue, &given, attempts, &queue.place.subject)
+            self.moved(queue, &given, attempts, queue.put_place())
                 .await?;
             return Ok(None);
         }
