@@ -100,6 +100,7 @@ impl Site {
 
     /// The bundle of a version: from the disk, or from the engine.
     async fn bundle(&self, version: &str) -> Result<Bundle> {
+        let _one = self.bringing.lock().await;
         let name = Bundle::blob(version)?;
         let file = self.bundle_file(version);
         if let Ok(bytes) = tokio::fs::read(&file).await

@@ -39,6 +39,7 @@ use crate::worker::{Launch, WorkerHost};
 use caller::Calls;
 pub(crate) use caller::{Caller, Order};
 pub use errand::{Errand, Held, Opened};
+use member::{Member, Underway};
 pub use ssh::Host;
 pub use trial::Shown;
 

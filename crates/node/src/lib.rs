@@ -10,14 +10,6 @@
 //! It counts on nothing but the answers of a flow: what it cannot tell its flow for as long as a lease may not be renewed,
 //! it ends. When it is killed, its processes end with their pipes.
 
-#![cfg_attr(
-    test,
-    allow(
-        clippy::disallowed_methods,
-        reason = "tests wait and spawn as they like"
-    )
-)]
-
 mod drain;
 mod machine;
 mod pool;

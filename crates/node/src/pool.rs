@@ -7,14 +7,15 @@ pub(crate) mod shop;
 pub(crate) mod stations;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wiredflow_core::engine::{Engine, LEASE, Name, RENEW_EACH, Seen, Settlement, Shelf};
+use wiredflow_core::engine::{Engine, LEASE, Name, RENEW_EACH, Seen, Settlement, Shelf, Taken};
 use wiredflow_core::{Error, Result};
 use wiredflow_engine::pool::words::{Cancel, Queue};
 use wiredflow_engine::pool::{RULES, TRIAL, queue_of, queues};
@@ -29,6 +30,9 @@ const PULL_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long is waited after an engine has failed.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The queues that are taken from: when they were last announced, and what ends that.
+type Pulled = HashMap<Name, (Instant, CancellationToken)>;
 
 /// A node's work for pools.
 pub(crate) struct Pool {
@@ -132,68 +136,70 @@ impl Pool {
 
     /// Pulls from the queues that are announced and that this node may take from, each as long as it is.
     async fn watch_always(self: &Arc<Self>) {
-        let mut pulled: HashMap<Name, (Instant, CancellationToken)> = HashMap::new();
-        loop {
-            let error = self.watch(&mut pulled).await;
-            tracing::debug!("the queues cannot be watched: {error}");
-            self.around.clock.sleep(PAUSE).await;
+        let pulled = Mutex::default();
+        let watched = async {
+            loop {
+                let error = self.watch(&pulled).await;
+                tracing::debug!("the queues cannot be watched: {error}");
+                self.around.clock.sleep(PAUSE).await;
+            }
+        };
+        // Beside each other, since a watch that is asked anew all the time cannot notice that it is silent.
+        tokio::select! {
+            () = watched => {}
+            () = self.forget(&pulled) => {}
         }
     }
 
-    async fn watch(
-        self: &Arc<Self>,
-        pulled: &mut HashMap<Name, (Instant, CancellationToken)>,
-    ) -> Error {
-        let below = match queues() {
-            Ok(below) => below,
-            Err(error) => return error,
-        };
-        let mut watch = match self.engine.watch(Shelf::Presence, Some(&below)).await {
-            Ok(watch) => watch,
-            Err(error) => return error,
-        };
+    /// Takes from no queue any more whose flows have gone: who publishes there says so again and again, and entries go without a
+    /// word.
+    async fn forget(&self, pulled: &Mutex<Pulled>) {
         let clock = &self.around.clock;
         loop {
-            let seen = tokio::select! {
-                biased;
-                seen = watch.next() => seen,
-                () = clock.sleep(RENEW_EACH) => {
-                    // Who publishes there says so again and again; entries go without a word.
-                    let now = clock.monotonic();
-                    pulled.retain(|_, (since, stop)| {
-                        let there = now - *since < 2 * LEASE;
-                        if !there {
-                            stop.cancel();
-                        }
-                        there
-                    });
-                    continue;
+            clock.sleep(RENEW_EACH).await;
+            let now = clock.monotonic();
+            let mut pulled = pulled.lock().unwrap_or_else(PoisonError::into_inner);
+            pulled.retain(|_, (since, stop)| {
+                let there = now - *since < 2 * LEASE;
+                if !there {
+                    stop.cancel();
                 }
-            };
-            match seen {
-                Ok(Seen::Put(name, entry)) => {
-                    let Ok(queue) = serde_json::from_slice::<Queue>(&entry.value) else {
-                        continue;
-                    };
-                    if !self.may_take(&name, &queue) {
-                        continue;
-                    }
-                    let now = clock.monotonic();
-                    if let Some((since, _)) = pulled.get_mut(&name) {
-                        *since = now;
-                        continue;
-                    }
-                    let stop = self.drains.child_token();
-                    pulled.insert(name.clone(), (now, stop.clone()));
-                    let pool = Arc::clone(self);
-                    self.around.tasks.spawn("node pull", async move {
-                        stop.run_until_cancelled(pool.pull_always(&name)).await;
-                    });
-                }
-                Ok(Seen::Removed(..) | Seen::UpToDate) => {}
-                Err(error) => return error,
-            }
+                there
+            });
         }
+    }
+
+    async fn watch(self: &Arc<Self>, pulled: &Mutex<Pulled>) -> Error {
+        let watched = async {
+            let below = queues()?;
+            let mut watch = self.engine.watch(Shelf::Presence, Some(&below)).await?;
+            loop {
+                if let Seen::Put(name, entry) = watch.next().await?
+                    && let Ok(queue) = serde_json::from_slice::<Queue>(&entry.value)
+                    && self.may_take(&name, &queue)
+                {
+                    let mut pulled = pulled.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.announced(name, &mut pulled);
+                }
+            }
+        };
+        let Err::<Infallible, _>(error) = watched.await;
+        error
+    }
+
+    /// Somebody publishes at a queue.
+    fn announced(self: &Arc<Self>, name: Name, pulled: &mut Pulled) {
+        let now = self.around.clock.monotonic();
+        if let Some((since, _)) = pulled.get_mut(&name) {
+            *since = now;
+            return;
+        }
+        let stop = self.drains.child_token();
+        pulled.insert(name.clone(), (now, stop.clone()));
+        let pool = Arc::clone(self);
+        self.around.tasks.spawn("node pull", async move {
+            stop.run_until_cancelled(pool.pull_always(&name)).await;
+        });
     }
 
     /// Whether this node takes from a queue: its labels are among its own, and its kind is allowed. One whose name says other
@@ -213,37 +219,60 @@ impl Pool {
             clock.sleep(PAUSE).await;
         }
         loop {
-            // Whoever is free first; the place is taken when there is something to do.
-            match self.slots.acquire().await {
-                Ok(place) => drop(place),
-                Err(_) => return,
-            }
-            let most = self.slots.available_permits().max(1);
-            let taken = match self.engine.pull(queue, most, PULL_WITHIN).await {
-                Ok(taken) => taken,
-                Err(error) => {
-                    tracing::debug!("nothing can be taken from `{queue}`: {error}");
-                    clock.sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            for taken in taken {
-                match Arc::clone(&self.slots).try_acquire_owned() {
-                    Ok(place) => {
-                        let (pool, queue) = (Arc::clone(self), queue.clone());
-                        self.runs.spawn("node run", async move {
-                            run::work(&pool, &queue, taken).await;
-                            drop(place);
-                        });
-                    }
-                    Err(_) => {
-                        // Another queue was quicker. What cannot be given back comes again by itself.
-                        let again = Settlement::Again(Duration::ZERO);
-                        drop(self.engine.settle(&taken.token, again).await);
-                    }
-                }
+            if let Err(error) = self.pull(queue).await {
+                tracing::debug!("nothing can be taken from `{queue}`: {error}");
+                clock.sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Takes what is there for all places that are free, else the first that comes.
+    async fn pull(self: &Arc<Self>, queue: &Name) -> Result<()> {
+        // With the places held: two queues that take each other's place away would give back for ever.
+        let mut places = Vec::new();
+        let slots = Arc::clone(&self.slots).acquire_owned();
+        places.extend(slots.await.ok());
+        while let Ok(place) = Arc::clone(&self.slots).try_acquire_owned() {
+            places.push(place);
+        }
+        let there = self
+            .engine
+            .pull(queue, places.len(), Duration::ZERO)
+            .await?;
+        let found = !there.is_empty();
+        for taken in there {
+            self.take(queue, taken, places.pop()).await;
+        }
+        drop(places);
+        if found {
+            return Ok(());
+        }
+        // And without one while nothing is there, so that another queue can have it.
+        for taken in self.engine.pull(queue, 1, PULL_WITHIN).await? {
+            let place = Arc::clone(&self.slots).try_acquire_owned().ok();
+            self.take(queue, taken, place).await;
+        }
+        Ok(())
+    }
+
+    /// Works on a task in a place; without one it is given back.
+    async fn take(
+        self: &Arc<Self>,
+        queue: &Name,
+        taken: Taken,
+        place: Option<OwnedSemaphorePermit>,
+    ) {
+        let Some(place) = place else {
+            // What cannot be given back comes again by itself.
+            let again = Settlement::Again(Duration::ZERO);
+            drop(self.engine.settle(&taken.token, again).await);
+            return;
+        };
+        let (pool, queue) = (Arc::clone(self), queue.clone());
+        self.runs.spawn("node run", async move {
+            run::work(&pool, &queue, taken).await;
+            drop(place);
+        });
     }
 }
 

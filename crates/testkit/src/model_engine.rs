@@ -383,7 +383,7 @@ impl Engine for Client {
         name: &'a Name,
         holder: &'a str,
     ) -> BoxFuture<'a, Result<Option<Lease>>> {
-        boxed(self.call(move |state| Ok(state.acquire(name, holder))))
+        boxed(self.call(move |state| state.acquire(name, holder)))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Option<Lease>>> {

@@ -28,6 +28,7 @@ mod own_tests;
 mod paging;
 mod peers;
 mod planted;
+mod pool;
 mod postgres;
 mod profile;
 mod reload;

@@ -17,10 +17,10 @@ use wiredflow_testkit::{
 use crate::{SOON, tool};
 
 /// What copies a program of a hundred megabytes and starts it, on a machine with much else to do.
-const A_WHILE: Duration = Duration::from_secs(60);
+pub(crate) const A_WHILE: Duration = Duration::from_secs(60);
 
 /// Functions of all sorts.
-const LOGIC: &str = r#"
+pub(crate) const LOGIC: &str = r#"
 import json, os, time
 
 def configure(**params):
@@ -73,7 +73,7 @@ fn both(sshd: &Sshd, marks: &std::path::Path) -> String {
 }
 
 /// Records with the numbers from 0 on, from a stream of one pipeline to another's functions.
-fn numbers(count: usize) -> String {
+pub(crate) fn numbers(count: usize) -> String {
     format!(
         "with recursive n(n) as (select 0 union all select n + 1 from n where n < {}) select n from n",
         count - 1
@@ -189,7 +189,7 @@ fn a_stage_gives_the_same_wherever_it_runs() {
 }
 
 /// Runs numbers through `logic.py:FUNCTION` at a place.
-fn through(function: &str, count: usize, options: &str) -> String {
+pub(crate) fn through(function: &str, count: usize, options: &str) -> String {
     format!(
         r#"
   p:
@@ -207,7 +207,7 @@ fn through(function: &str, count: usize, options: &str) -> String {
     )
 }
 
-fn stored(test: &FlowTest) -> Vec<Value> {
+pub(crate) fn stored(test: &FlowTest) -> Vec<Value> {
     match test.path("data/jsonl_in_p.jsonl").exists() {
         true => written_rows(&test.path("data/jsonl_in_p.jsonl")),
         false => Vec::new(),
@@ -216,7 +216,7 @@ fn stored(test: &FlowTest) -> Vec<Value> {
 
 /// Each number was stored once, in order, and each call was made once.
 #[track_caller]
-fn check_each_once(test: &FlowTest, count: usize) {
+pub(crate) fn check_each_once(test: &FlowTest, count: usize) {
     let expected: Vec<Value> = (0..count)
         .map(|n| json!({"n": n, "twice": 2 * n}))
         .collect();

@@ -101,6 +101,8 @@ pub(super) struct RunsAt {
 pub(super) struct Due {
     pub(super) task: Arc<str>,
     pub(super) attempt: u32,
+    /// How often this attempt was published before: an engine knows an id again though its message has gone.
+    pub(super) times: u32,
     pub(super) token: String,
     pub(super) call: Bytes,
 }
@@ -360,9 +362,7 @@ impl Book {
                     if now - *at < wait * 2_u32.saturating_pow((*times).min(8)) {
                         continue;
                     }
-                    if held > 0 {
-                        *times += 1;
-                    }
+                    *times += 1;
                     self.counts.again += 1;
                 }
             }
@@ -370,6 +370,7 @@ impl Book {
             due.push(Due {
                 task: Arc::clone(task),
                 attempt: open.attempt,
+                times: *times,
                 token: open.token.clone(),
                 call: open.call.clone(),
             });
@@ -386,6 +387,7 @@ impl Book {
         Some(Due {
             task: Arc::clone(task),
             attempt: open.attempt,
+            times: 0,
             token: open.token.clone(),
             call: open.call.clone(),
         })

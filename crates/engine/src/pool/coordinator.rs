@@ -315,7 +315,10 @@ impl Shared {
             let left = self.book().keep(&due.task, blob);
             self.forget(left);
         }
-        let id = format!("{}#{}", due.task, due.attempt);
+        let id = match due.times {
+            0 => format!("{}#{}", due.task, due.attempt),
+            times => format!("{}#{}.{times}", due.task, due.attempt),
+        };
         self.engine.publish(&self.queue, &id, packed.body).await
     }
 

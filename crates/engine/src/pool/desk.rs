@@ -100,7 +100,8 @@ impl Shared {
             Ok(said) => said,
             Err(error) if error.kind() == ErrorKind::Remote => return None,
             Err(error) => {
-                self.fail_of(&word, error);
+                // Whatever it is, it is not for the user's file to be changed.
+                self.fail_of(&word, error.as_kind(ErrorKind::Data));
                 (Answer::NotWanted, Vec::new())
             }
         };

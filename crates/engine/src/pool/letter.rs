@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wiredflow_core::engine::{Engine, Name};
 use wiredflow_core::frame::{self, FRAME_LIMIT, Frame};
-use wiredflow_core::{Error, Result};
+use wiredflow_core::{Error, ErrorKind, Result};
 
 use super::words::Versioned;
 use super::{VERSION, unwritten};
@@ -122,7 +122,9 @@ pub fn read<H: DeserializeOwned>(body: &Bytes) -> Result<(H, Rest)> {
 
 impl Place {
     fn name(&self, task: &str) -> Result<Name> {
-        Name::new(["pool", task, &self.part])
+        // Whoever wrote it has made a mistake, and not the user's file.
+        let name = Name::new(["pool", task, &self.part]);
+        name.map_err(|error| error.as_kind(ErrorKind::Data))
     }
 }
 

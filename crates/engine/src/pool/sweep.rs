@@ -112,7 +112,7 @@ impl Shared {
     async fn look_for_nodes(&self, told: &mut Told) -> Result<()> {
         let now = self.around.clock.monotonic();
         let since = self.book().waits_since();
-        if !since.is_some_and(|since| now - since > LOOK_AFTER) {
+        if since.is_none_or(|since| now - since <= LOOK_AFTER) {
             told.nobody &= since.is_some();
             return Ok(());
         }

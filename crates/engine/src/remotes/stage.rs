@@ -9,8 +9,7 @@ use wiredflow_core::stage::{AnyStage, Cx, Emitter, Stage};
 use wiredflow_core::storage::CommitReceipt;
 use wiredflow_core::{Batch, Error, Result};
 
-use super::member::{Member, Underway};
-use super::{Calls, Errand, Place, Remote, START_WITHIN, WHOLE_STAGE, Way};
+use super::{Calls, Errand, Member, Place, Remote, START_WITHIN, Underway, WHOLE_STAGE, Way};
 use crate::catalogue::{OpenStage, Prepared};
 use crate::observe::Workers;
 use crate::resources::Resources;

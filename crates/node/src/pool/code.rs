@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 use wiredflow_core::{Error, Result};
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::pack::{hex, is_hash};
@@ -28,14 +29,14 @@ pub(crate) struct Ready {
     pub(crate) env: Vec<(String, String)>,
 }
 
-/// Brings what a setting needs, unless it is here.
+/// Brings what a setting needs, unless it is here: code by one alone at a time, who holds `bringing`.
 ///
 /// # Errors
 /// `Remote`, where the flow does not give it; `Config`, where it cannot be made ready here.
 pub(crate) async fn make_ready(
     hash: &str,
     contact: &Contact,
-    cache: &Cache,
+    (cache, bringing): (&Cache, &Mutex<()>),
     clock: &Clock,
 ) -> Result<Ready> {
     let bytes = fetch(hash, MOST_SETTING, contact).await?;
@@ -58,11 +59,17 @@ pub(crate) async fn make_ready(
         return Err(Error::config("the setting names code by what is no hash"));
     }
     let folder = cache.code(&code);
+    let alone = bringing.lock().await;
     if !folder.is_dir() {
         let bytes = fetch(&code, MOST_CODE, contact).await?;
         let (cache, code) = (cache.clone(), code.clone());
-        blocking(move || cache.bring_code(&code, &*bytes).map_err(odd)).await?;
+        blocking(move || {
+            let brought = cache.bring_code(&code, &*bytes);
+            brought.map_err(|error| odd(&error))
+        })
+        .await?;
     }
+    drop(alone);
     Cache::touch(&folder, clock);
     let python = {
         let (cache, clock, folder, python) = (
@@ -81,7 +88,7 @@ pub(crate) async fn make_ready(
     })
 }
 
-fn odd(error: std::io::Error) -> Error {
+fn odd(error: &std::io::Error) -> Error {
     Error::config(format!(
         "the flow's code cannot be put into the cache: {error}"
     ))

@@ -26,6 +26,11 @@ const NOBODY_TIMES: u32 = 12;
 /// How many bytes of outputs are said at once.
 const AT_ONCE: usize = 256 << 10;
 
+/// How often, and how long, a flow that could not be reached is told that its task is free: an engine that is away for longer makes
+/// it wait a few seconds more.
+const LATE_WORDS: u32 = 300;
+const LATE_EACH: Duration = Duration::from_secs(1);
+
 /// How often the end of a message is said.
 const SETTLES: u32 = 3;
 
@@ -99,6 +104,7 @@ async fn attempt(pool: &Arc<Pool>, queue: &Name, taken: &Taken) -> Settlement {
         Err(Over) if contact.was_unwanted() => Settlement::Done,
         Err(Over) => {
             tracing::warn!("`{}` is ended: its flow is not heard of", head.label);
+            tell_late(pool, contact);
             Settlement::Again(Duration::ZERO)
         }
     }
@@ -116,6 +122,20 @@ fn objection(pool: &Pool, head: &Task) -> Option<String> {
         return Some(format!("it takes no `{}` (`--allow`)", head.kind));
     }
     pool.shop.objection(&head.setting)
+}
+
+/// Tells a flow that could not be reached that its task is free, as soon as it can be reached: it need not wait for the silence
+/// to be long enough then.
+fn tell_late(pool: &Arc<Pool>, contact: Arc<Contact>) {
+    let clock = pool.around.clock.clone();
+    pool.around.tasks.spawn("node late word", async move {
+        for _ in 0..LATE_WORDS {
+            if contact.tell(What::Left).await {
+                return;
+            }
+            clock.sleep(LATE_EACH).await;
+        }
+    });
 }
 
 /// Tells the flow that others shall have it.

@@ -40,6 +40,7 @@ pub struct Stations(Arc<Inner>);
 
 struct Inner {
     cache: Cache,
+    bringing: tokio::sync::Mutex<()>,
     clock: Clock,
     tasks: Tasks,
     state: Mutex<State>,
@@ -158,7 +159,9 @@ impl Inner {
         hash: &str,
         contact: &Contact,
     ) -> Result<&'a Ready> {
-        let made = cell.get_or_try_init(|| make_ready(hash, contact, &self.cache, &self.clock));
+        let made = cell.get_or_try_init(|| {
+            make_ready(hash, contact, (&self.cache, &self.bringing), &self.clock)
+        });
         made.await
     }
 
@@ -283,6 +286,7 @@ impl Stations {
         cache.clean(&clock);
         Self(Arc::new(Inner {
             cache,
+            bringing: tokio::sync::Mutex::default(),
             clock,
             tasks,
             state: Mutex::default(),
@@ -310,9 +314,12 @@ impl Shop for Stations {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let idle = std::mem::take(&mut self.0.state().idle);
+            let ending = Tasks::default();
             for idle in idle {
-                idle.process.station.close().await;
+                let close = async move { idle.process.station.close().await };
+                ending.spawn("node process", close);
             }
+            ending.finished().await;
         })
     }
 }

@@ -1,4 +1,4 @@
-//! A node and a flow's coordinator, on an engine in memory that fails as it is told to.
+//! A node and a flow's coordinator, on an engine in memory that fails as it is told to. Time is tokio's, and paused.
 
 #![allow(
     clippy::disallowed_methods,
@@ -6,3 +6,10 @@
     clippy::expect_used,
     reason = "tests"
 )]
+
+mod bench;
+mod pool_calls;
+mod pool_chaos;
+mod pool_faults;
+mod pool_nodes;
+mod pool_strangers;

@@ -16,6 +16,9 @@ use super::{Client, LONGEST, Look, State, away};
 /// How long an id is known.
 const KNOWN: Duration = Duration::from_secs(120);
 
+/// The longest id.
+const LONGEST_ID: usize = 500;
+
 /// See the module.
 pub(super) struct Queue {
     rules: QueueRules,
@@ -78,9 +81,8 @@ impl Queue {
 }
 
 fn unknown(queue: &Name) -> Error {
-    Error::remote(format!(
-        "there is no queue `{queue}`: it was not opened, or was lost"
-    ))
+    let message = format!("there is no queue `{queue}`: somebody must open it");
+    Error::remote(message).as_unsent()
 }
 
 /// `queue|number|given`: a late word of a taker is about the message, as at the real ones.
@@ -95,6 +97,12 @@ fn parts(token: &TakenToken) -> Option<(&str, u64)> {
 
 impl State {
     pub(super) fn open_queue(&mut self, name: &Name, rules: QueueRules) -> Result<()> {
+        let none = rules.attempts == 0 || rules.holds == 0 || rules.taken == 0;
+        if none || rules.sign_within.is_zero() {
+            return Err(Error::config(format!(
+                "the queue `{name}` could give nothing"
+            )));
+        }
         let queue = self.queues.entry(name.clone());
         let queue = queue.or_insert_with(|| Queue {
             rules,
@@ -117,6 +125,9 @@ impl State {
                 "a message of {} bytes is longer than {LONGEST}: put it as a blob",
                 body.len()
             )));
+        }
+        if id.is_empty() || id.len() > LONGEST_ID || id.chars().any(char::is_control) {
+            return Err(Error::data(format!("`{}` is no id", id.escape_debug())));
         }
         let number = self.next_revision();
         let queue = self.queue(queue)?;

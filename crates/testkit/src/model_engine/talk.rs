@@ -11,7 +11,7 @@ use wiredflow_core::engine::{Asked, Listener, Name, Reply};
 use wiredflow_core::stage::BoxFuture;
 use wiredflow_core::{Error, Result};
 
-use super::{Client, World, away};
+use super::{Client, LONGEST, World, away};
 
 /// How many questions may wait at a listener.
 const WAITING: usize = 1024;
@@ -58,11 +58,22 @@ impl std::fmt::Debug for Back {
 impl Reply for Back {
     fn send(self: Box<Self>, answer: Bytes) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
+            fits(&answer)?;
             self.from.go().await?;
             // Who has asked may wait no more.
             drop(self.answer.send(answer));
             Ok(())
         })
+    }
+}
+
+fn fits(body: &Bytes) -> Result<()> {
+    match body.len() > LONGEST {
+        true => Err(Error::data(format!(
+            "{} bytes are too many to ask or answer",
+            body.len()
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -102,6 +113,7 @@ impl Client {
         body: Bytes,
         within: Duration,
     ) -> Result<Bytes> {
+        fits(&body)?;
         let end = Instant::now() + within;
         let asked = async {
             self.go().await?;

@@ -7,7 +7,7 @@ use wiredflow_core::ErrorKind;
 use wiredflow_core::engine::{
     ANSWER_WITHIN, If, LEASE, Name, Published, QueueRules, Seen, Settlement, Shelf,
 };
-use wiredflow_testkit::{Mishaps, Model};
+use wiredflow_testkit::{EngineSuite, Mishaps, Model};
 
 const RULES: QueueRules = QueueRules {
     sign_within: LEASE,
@@ -121,4 +121,24 @@ async fn presence_passes_and_what_is_kept_does_not() {
     tokio::time::sleep(LEASE).await;
     assert!(engine.get(Shelf::Presence, &here).await.unwrap().is_none());
     assert!(engine.get(Shelf::Kept, &here).await.unwrap().is_some());
+}
+
+/// Each promise of an engine, as the suite has them: it looks at the machine's clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_model_keeps_the_promises_of_an_engine() {
+    let model = Model::new(1);
+    let count = std::cell::Cell::new(0);
+    let connect = async || {
+        count.set(count.get() + 1);
+        model.client(&format!("c{}", count.get()))
+    };
+    let suite = EngineSuite::new(connect).await;
+    tokio::join!(
+        suite.check_queues(),
+        suite.check_spent(),
+        suite.check_shelves(),
+        suite.check_leases(),
+        suite.check_blobs(),
+        suite.check_questions(),
+    );
 }
