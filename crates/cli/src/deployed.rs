@@ -1,14 +1,17 @@
 //! A flow that runs on the nodes of a cluster: its way there, and what is seen of it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use wiredflow_cluster::{Client, Deployed, FORMAT, PartSpec, PartStatus, Phase, Status, Wanted};
+use wiredflow_core::config::FlowConfig;
 use wiredflow_core::yaml;
 use wiredflow_deploy::{Bundle, BundleError};
 use wiredflow_engine::clock::Clock;
+use wiredflow_engine::parts;
 use wiredflow_engine::plan::Plan;
 
 use crate::engine::EngineArguments;
@@ -28,6 +31,9 @@ const END_WITHIN: Duration = Duration::from_secs(20);
 
 /// How often it is looked.
 const LOOK_EACH: Duration = Duration::from_millis(250);
+
+/// The cores that count for a part of which nothing is measured yet.
+const LEAST_CORES: f64 = 0.01;
 
 /// What of a version is shown.
 const SHOWN: usize = 12;
@@ -53,6 +59,9 @@ pub(crate) async fn deploy(
         )),
         BundleError::Other(error) => Failure::wrong(error.message()),
     })?;
+    let Some(flow) = &subject.checked.flow else {
+        return Ok(Exit::Wrong);
+    };
     let engine = engine.connect().await?;
     for weakness in &engine.about().weaknesses {
         tracing::warn!("{weakness}");
@@ -71,7 +80,7 @@ pub(crate) async fn deploy(
         version: bundle.version().to_owned(),
         wanted: Wanted::Running,
         failure: None,
-        parts: parts(plan),
+        parts: parts(flow, &tree.folder),
         deployed: now,
         changed: now,
         by: by(),
@@ -241,16 +250,16 @@ async fn follow(tool: &Tool, client: &Client, flow: &str) -> Outcome {
     }
 }
 
-/// Each pipeline by itself.
-fn parts(plan: &Plan) -> Vec<PartSpec> {
-    let part = |pipeline: &wiredflow_engine::plan::PipelinePlan| PartSpec {
-        name: pipeline.name.to_string(),
-        pipelines: vec![pipeline.name.to_string()],
-        pinned_by: Vec::new(),
+/// How the pipelines stand together.
+fn parts(flow: &FlowConfig, folder: &Path) -> Vec<PartSpec> {
+    let part = |part: parts::Part| PartSpec {
+        name: part.name,
+        pipelines: part.pipelines,
+        pinned_by: part.pinned_by,
         labels: BTreeSet::new(),
-        cores: 0.01,
+        cores: LEAST_CORES,
     };
-    plan.pipelines.iter().map(part).collect()
+    parts::of(flow, folder).into_iter().map(part).collect()
 }
 
 /// Who deploys: `user@machine`.
@@ -337,7 +346,11 @@ fn flow_lines(flow: &str, status: &Status, tool: &Tool) -> Vec<String> {
         ("", Align::Left),
     ]);
     for (name, part) in parts {
-        let (word, why) = condition(part, status);
+        let (word, mut why) = condition(part, status);
+        let spec = deployed.parts.iter().find(|spec| spec.name == name);
+        if let (true, Some(pin)) = (why.is_empty(), spec.and_then(|spec| spec.pinned_by.first())) {
+            why = format!("stays there: {pin}");
+        }
         let ink = match word {
             "open" | "done" => Ink::Green,
             "failed" => Ink::Red,
@@ -406,7 +419,14 @@ fn document(flow: &str, status: &Status) -> Value {
     };
     let part = |(name, part): (&str, &PartStatus)| {
         let (state, why) = condition(part, status);
-        json!({"part": name, "node": part.node, "state": state, "reason": why, "home": part.home})
+        let spec = deployed.parts.iter().find(|spec| spec.name == name);
+        let (pipelines, pins) = spec.map_or((&[][..], &[][..]), |spec| {
+            (&spec.pipelines[..], &spec.pinned_by[..])
+        });
+        json!({
+            "part": name, "pipelines": pipelines, "node": part.node, "state": state, "reason": why, "home": part.home,
+            "pinned_by": pins,
+        })
     };
     json!({
         "flow": flow,

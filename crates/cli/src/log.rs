@@ -84,6 +84,7 @@ fn filter(level: LevelFilter) -> Targets {
         .with_default(others)
         .with_target("mqtt5", broker) // the broker inside the demo tells of each client
         .with_target("async_nats", broker) // each try of a connection; who uses it says what matters
+        .with_target("async_nats", broker) // so does the client of NATS of each connection
         .with_target("wiredflow", level)
 }
 

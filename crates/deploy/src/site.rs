@@ -24,6 +24,7 @@ use wiredflow_core::{Error, Result};
 use wiredflow_engine::check::{Checked, SystemLookup, check_text};
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::functions::Functions;
+use wiredflow_engine::outline::Outline;
 use wiredflow_engine::plan::Plan;
 use wiredflow_engine::run::RunOptions;
 
@@ -167,6 +168,22 @@ impl Site {
         let is_here = |name: &str| part.pipelines.iter().any(|pipeline| pipeline == name);
         plan.pipelines.retain(|pipeline| is_here(&pipeline.name));
         plan.links.retain(|link| is_here(&link.receiver));
+        // A file has one owner: what another part keeps is not opened here.
+        let outline = flow
+            .as_ref()
+            .map(|flow| Outline::of(flow, files, &plan.scrubber));
+        let uses = |name: &str| {
+            let storages = outline.iter().flat_map(|outline| &outline.storages);
+            let mut places = storages
+                .filter(|storage| storage.name == name)
+                .flat_map(|storage| storage.writers.iter().chain(&storage.readers));
+            places.any(|place| {
+                flow.iter()
+                    .any(|flow| is_here(&flow.pipelines[place.pipeline].name))
+            })
+        };
+        plan.storages
+            .retain(|storage| storage.open.is_apart() || uses(&storage.name));
         if plan.pipelines.len() != part.pipelines.len() {
             return Err(Error::config("the flow has other pipelines than the part"));
         }

@@ -248,6 +248,8 @@ pub struct SourceEntry {
 pub struct StorageEntry {
     /// What is told of it.
     pub card: Card,
+    /// Whether it is a server elsewhere: all others keep files on their machine.
+    pub is_away: bool,
     /// Reads and checks its config.
     pub prepare: fn(&Node, StoragePlace, &mut CheckCx<'_>) -> Option<OpenStorage>,
 }
@@ -397,6 +399,7 @@ impl StorageEntry {
         }
         Self {
             card: Card::of::<K::Config>(K::NAME, K::EXAMPLE),
+            is_away: K::IS_AWAY,
             prepare: prepare::<K>,
         }
     }

@@ -18,6 +18,7 @@ mod mqtt;
 pub mod observe;
 pub mod outline;
 pub mod pack;
+pub mod parts;
 pub mod payload;
 pub mod plan;
 pub mod pool;

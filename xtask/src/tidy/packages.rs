@@ -75,6 +75,16 @@ const MAY_USE: &[MayUse] = &[
         foreign: None,
     },
     MayUse {
+        package: "wiredflow-cluster",
+        ours: &["wiredflow-core", "wiredflow-engine", "wiredflow-scale"],
+        foreign: None,
+    },
+    MayUse {
+        package: "wiredflow-deploy",
+        ours: &["wiredflow-cluster", "wiredflow-core", "wiredflow-engine"],
+        foreign: None,
+    },
+    MayUse {
         package: "wiredflow-demo",
         ours: &[],
         foreign: None,
@@ -95,6 +105,8 @@ const MAY_USE: &[MayUse] = &[
             "wiredflow-api",
             "wiredflow-core",
             "wiredflow-demo",
+            "wiredflow-cluster",
+            "wiredflow-deploy",
             "wiredflow-engine",
             "wiredflow-far",
             "wiredflow-node",

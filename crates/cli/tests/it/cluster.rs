@@ -133,7 +133,8 @@ fn g1_g4_g16_a_flow_outlives_its_client_its_nodes_and_its_engine() {
     nats.wipe();
     thread::sleep(Duration::from_secs(2));
     nats.start_again();
-    wait_until(FAILOVER, || {
+    // All leases of before must be over first.
+    wait_until(2 * FAILOVER, || {
         plant.node_of("collect").is_some() && plant.node_of("tick").is_some()
     });
     let before = stored();

@@ -14,6 +14,7 @@ use wiredflow_core::storage::{CommitReceipt, Epoch};
 use wiredflow_core::{Batch, Params, Result, Value, yaml};
 use wiredflow_engine::catalogue::CheckCx;
 use wiredflow_engine::clock::{Clock, Dice};
+use wiredflow_engine::engines::Engines;
 use wiredflow_engine::functions::{FunctionThreads, Functions};
 use wiredflow_engine::http::HttpClients;
 use wiredflow_engine::links::Links;
@@ -35,6 +36,7 @@ pub(crate) fn resources(folder: &Path) -> Resources {
         dice: Dice::seeded(1),
         http: HttpClients::default(),
         links: Links::default(),
+        engines: Engines::default(),
         storages: StorageHandles::default(),
         positions: wiredflow_engine::since::Positions::of("pipeline".into(), None),
         functions: Functions::default(),
