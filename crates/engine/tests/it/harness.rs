@@ -33,6 +33,7 @@ pub(crate) fn resources(folder: &Path) -> Resources {
         clock: Clock::real(),
         dice: Dice::seeded(1),
         http: HttpClients::default(),
+        engines: wiredflow_engine::engines::Engines::default(),
         storages: StorageHandles::default(),
         positions: wiredflow_engine::since::Positions::of("pipeline".into(), None),
         functions: Functions::default(),
