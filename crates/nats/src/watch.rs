@@ -1,13 +1,14 @@
 //! Watching a shelf: a consumer of the server's that tells of what is there, and then of what comes.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::Sleep;
 use wiredflow_core::engine::{Entry, Name, Seen, Shelf, Watch};
 use wiredflow_core::stage::BoxFuture;
 use wiredflow_core::{Error, Result};
@@ -61,6 +62,7 @@ impl Objects {
             };
             return Ok(Box::new(Changes {
                 changes,
+                silence: silence(),
                 link: self.link.clone(),
                 turn,
                 known,
@@ -78,9 +80,20 @@ impl Objects {
     }
 }
 
+/// When a server that says nothing counts as gone.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is the server's silence, whose beat is by its own clock"
+)]
+fn silence() -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(3 * BEAT))
+}
+
 #[derive(Debug)]
 struct Changes {
     changes: Subscriber,
+    /// Ends when nothing has come for long, however often it was asked meanwhile.
+    silence: Pin<Box<Sleep>>,
     link: Link,
     turn: u64,
     known: Known,
@@ -112,11 +125,17 @@ impl Changes {
                 self.left = None;
                 return Ok(Seen::UpToDate);
             }
-            let message = match timeout(3 * BEAT, self.changes.next()).await {
-                Ok(Some(message)) => message,
-                Ok(None) => return Err(Error::remote("the connection has ended")),
-                Err(_) => return Err(Error::remote("the watch is silent: begin another")),
+            let message = tokio::select! {
+                biased;
+                message = self.changes.next() => message,
+                () = &mut self.silence => {
+                    return Err(Error::remote("the watch is silent: begin another"));
+                }
             };
+            let Some(message) = message else {
+                return Err(Error::remote("the connection has ended"));
+            };
+            self.silence = silence();
             if self.link.turn() != self.turn {
                 return Err(Error::remote("the connection broke: begin another watch"));
             }

@@ -166,7 +166,6 @@ fn words_of_the_interface_that_are_not_built_are_refused_as_such() {
         |key: &str| format!("{key}\npipelines: {{p: {{once: true, stages: [{{store: json}}]}}}}");
     let later = [
         flow("engine: nats://localhost"),
-        flow("remotes: {own: {workers: {engine: \"nats://localhost\"}}}"),
         flow("storages: {s: {mysql: {}}}"),
         stage("{store: json, pure: true}"),
         stage("{store: json, keyed: id}"),

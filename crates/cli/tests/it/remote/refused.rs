@@ -122,7 +122,7 @@ remotes:
   odd: {ssh: {host: "-oProxyCommand=touch x"}}
   lost: {ssh: {host: a, identity: no/key, files: ["../out"], env: {"1 a": b}}}
   small: {process: {memory: 1MiB, cpu: 0}}
-  far: {workers: {engine: "nats://x"}}
+  far: {workers: {engine: "http://x"}}
   none: {sshh: {host: a}}
 pipelines:
   p:
@@ -144,7 +144,7 @@ pipelines:
         "cannot be the name of a variable",
         "at least 32MiB",
         "`cpu` must be at least 1",
-        "`workers` is not built yet",
+        "is not the address of an engine",
         "there is no remote `sshh`",
         "there is no remote `fra` under `remotes`",
         "stands here twice",
