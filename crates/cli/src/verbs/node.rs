@@ -1,6 +1,7 @@
 //! `node`: this machine takes part in a cluster.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,8 @@ pub(crate) struct Node {
     #[arg(long, value_name = "N")]
     slots: Option<usize>,
 
-    /// The kinds of users' code that it runs: python, program, rust, sql; all when left out
+    /// What it runs for others: code of deployed pipelines by its language (python, program, rust, sql), and stages for pools by
+    /// their kind (core_logic, configuration, http, send); all when left out, else nothing that is not named
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     allow: Vec<String>,
 
@@ -152,21 +154,43 @@ impl Node {
             return Err(Failure::wrong("`--slots` must be at least 1"));
         }
         let machine = Machine::own(clock);
+        let named =
+            |kind: &&&str| self.allow.is_empty() || self.allow.iter().any(|word| word == **kind);
+        let kinds = KINDS
+            .iter()
+            .filter(named)
+            .map(|kind| (*kind).to_owned())
+            .collect();
         Ok(Options {
             name: name.to_owned(),
             labels: self.labels.clone(),
-            kinds: KINDS.map(str::to_owned).to_vec(),
+            kinds,
             slots: self.slots.unwrap_or(machine.cores),
             machine,
         })
     }
 
     fn allowed(&self) -> Result<Allowed, Failure> {
-        match self.allow.is_empty() {
-            true => Ok(Allowed::default()),
-            false => Allowed::only(self.allow.iter().map(String::as_str))
-                .map_err(|error| Failure::wrong(error.message())),
+        if self.allow.is_empty() {
+            return Ok(Allowed::default());
         }
+        let known = || Allowed::WORDS.into_iter().chain(KINDS);
+        if let Some(odd) = self
+            .allow
+            .iter()
+            .find(|word| known().all(|known| known != *word))
+        {
+            let help = wiredflow_core::problem::possible(odd, known());
+            return Err(Failure::wrong(format!(
+                "there is no kind of code or stage `{odd}`: {help}"
+            )));
+        }
+        let languages = self
+            .allow
+            .iter()
+            .map(String::as_str)
+            .filter(|word| Allowed::WORDS.contains(word));
+        Allowed::only(languages).map_err(|error| Failure::wrong(error.message()))
     }
 }
 
@@ -174,20 +198,28 @@ impl Node {
 struct Home {
     folder: PathBuf,
     name: String,
+    /// Held as long as the node is there.
+    _lock: File,
 }
 
 impl Home {
     /// Opens the folder, and finds the node's name there, or keeps it.
     fn open(state: Option<&Path>, name: Option<&str>, dice: &Dice) -> Result<Self, Failure> {
-        let folder = match state {
-            Some(folder) => folder.to_owned(),
-            None => usual_folder().ok_or_else(|| {
-                Failure::wrong("there is no home folder: say where with `--state DIR`")
-            })?,
+        let (folder, lock) = match state {
+            Some(folder) => {
+                let lock = lock(folder)?;
+                let lock = lock.ok_or_else(|| {
+                    let folder = folder.display();
+                    Failure::failed(format!(
+                        "another node runs in `{folder}`: give each a `--state` of its own"
+                    ))
+                })?;
+                (folder.to_owned(), lock)
+            }
+            None => usual(name)?,
         };
         let cannot =
             |error: std::io::Error| Failure::failed(format!("`{}`: {error}", folder.display()));
-        wiredflow_engine::pack::make(&folder).map_err(cannot)?;
         let file = folder.join("name");
         let known = std::fs::read_to_string(&file).ok();
         let known = known
@@ -210,7 +242,11 @@ impl Home {
             return Err(Failure::wrong(error.message()));
         }
         std::fs::write(&file, &name).map_err(cannot)?;
-        Ok(Self { folder, name })
+        Ok(Self {
+            folder,
+            name,
+            _lock: lock,
+        })
     }
 
     fn memory(&self) -> FileMemory {
@@ -218,12 +254,49 @@ impl Home {
     }
 }
 
-/// `$XDG_STATE_HOME/wiredflow/node`, or `~/.local/state/wiredflow/node`.
-fn usual_folder() -> Option<PathBuf> {
+/// A folder that no other node is in, below `$XDG_STATE_HOME/wiredflow` or `~/.local/state/wiredflow`: `nodes/NAME`, and for a
+/// node without a name the first of `node`, `node-2` … that is free.
+fn usual(name: Option<&str>) -> Result<(PathBuf, File), Failure> {
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let state = state.filter(|path| path.is_absolute());
     let home = || std::env::home_dir().map(|home| home.join(".local/state"));
-    Some(state.or_else(home)?.join("wiredflow/node"))
+    let none = || Failure::wrong("there is no home folder: say where with `--state DIR`");
+    let below = state.or_else(home).ok_or_else(none)?.join("wiredflow");
+    if let Some(name) = name {
+        Name::new([name]).map_err(|error| Failure::wrong(error.message()))?;
+        let folder = below.join("nodes").join(name);
+        let taken = || Failure::failed(format!("a node `{name}` runs on this machine already"));
+        let lock = lock(&folder)?.ok_or_else(taken)?;
+        return Ok((folder, lock));
+    }
+    for number in 1..=MOST {
+        let folder = below.join(match number {
+            1 => "node".to_owned(),
+            number => format!("node-{number}"),
+        });
+        if let Some(lock) = lock(&folder)? {
+            return Ok((folder, lock));
+        }
+    }
+    Err(Failure::failed(format!(
+        "{MOST} nodes run on this machine already"
+    )))
+}
+
+/// How many nodes without names run on a machine at most.
+const MOST: usize = 100;
+
+/// Makes a folder and locks it; none where another process has it.
+fn lock(folder: &Path) -> Result<Option<File>, Failure> {
+    let cannot =
+        |error: std::io::Error| Failure::failed(format!("`{}`: {error}", folder.display()));
+    wiredflow_engine::pack::make(folder).map_err(cannot)?;
+    let file = File::create(folder.join("lock")).map_err(cannot)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(cannot(error)),
+    }
 }
 
 /// What a node remembers of its cluster, in a file.

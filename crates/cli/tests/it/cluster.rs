@@ -234,10 +234,6 @@ fn what_is_wrong_with_a_deployment_is_said() {
         ),
         ("status other --engine", "no flow `other` is deployed"),
         (
-            "node --name two --state nodes/one --engine",
-            "the folder `nodes/one` is that of node `one`",
-        ),
-        (
             "node --allow pyton --state nodes/two --engine",
             "did you mean `python`",
         ),

@@ -52,7 +52,9 @@ impl Node {
     fn start(url: &str, arguments: &[&str]) -> Self {
         let test = tool();
         let cache = test.path("cache");
+        let state = test.path("state");
         let test = test.env("XDG_CACHE_HOME", cache.to_str().unwrap());
+        let test = test.env("XDG_STATE_HOME", state.to_str().unwrap());
         let mut all = vec!["node", "--engine", url];
         all.extend(arguments);
         let runs = test.spawn(all);

@@ -70,7 +70,7 @@ fn a_node_says_what_is_wrong_with_its_arguments() {
         ),
         (
             vec!["--engine", "nats://127.0.0.1:1", "--allow", "store"],
-            "no kind of stage",
+            "no kind of code or stage",
         ),
         (
             vec!["--engine", "nats://127.0.0.1:1", "--slots", "0"],
@@ -79,14 +79,6 @@ fn a_node_says_what_is_wrong_with_its_arguments() {
         (
             vec!["--engine", "nats://127.0.0.1:1", "--name", "a.b"],
             "is no name",
-        ),
-        (
-            vec!["--engine", "nats://127.0.0.1:1", "--state", "x"],
-            "not built yet",
-        ),
-        (
-            vec!["--engine", "nats://127.0.0.1:1", "--user", "u"],
-            "WIREDFLOW_ENGINE_PASSWORD",
         ),
     ] {
         let ended = tool().run(["node"].into_iter().chain(arguments.iter().copied()));
@@ -109,10 +101,12 @@ fn a_server_with_users_wants_them_of_flows_and_nodes() {
     let server = Nats::with().user("ada", "right").start(&program);
     let ended = tool().run(["node", "--engine", &server.url()]);
     ended.assert_code(1);
-    let test = tool().env("WIREDFLOW_ENGINE_PASSWORD", "right");
+    let test = tool()
+        .env("WIREDFLOW_ENGINE_USER", "ada")
+        .env("WIREDFLOW_ENGINE_PASSWORD", "right");
     let cache = test.path("cache");
     let test = test.env("XDG_CACHE_HOME", cache.to_str().unwrap());
-    let node = test.spawn(["node", "--engine", &server.url(), "--user", "ada"]);
+    let node = test.spawn(["node", "--engine", &server.url(), "--state", "node"]);
     wait_until(SOON, || node.stderr().contains("INFO  node `"));
 
     let login = ", auth: {user: ada, password: \"${env:PASSWORD}\"}";
