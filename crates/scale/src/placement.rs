@@ -97,7 +97,14 @@ pub fn rebalance(seats: &[Seat<'_>], pieces: &[Piece<'_>]) -> Option<Move> {
                 continue;
             }
             let after = left.max(taker.share_with(work.cores)).max(rest);
-            if best.as_ref().is_none_or(|best| after < best.after) {
+            // Of equal gains the smaller piece, and the seat with more room.
+            let rank = |after: f64, piece: usize, seat: usize| {
+                let cores = pieces[piece].cores;
+                [after, cores, seats[seat].share_with(cores)]
+            };
+            let is_better =
+                |best: &Move| rank(after, piece, seat) < rank(best.after, best.piece, best.seat);
+            if best.as_ref().is_none_or(is_better) {
                 best = Some(Move {
                     piece,
                     seat,
