@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::storage::Epoch;
+
 /// What a component gives back.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -54,6 +56,7 @@ struct Details {
     record: Option<usize>,
     is_limit: bool,
     is_unsent: bool,
+    fenced_by: Option<Epoch>,
 }
 
 impl Error {
@@ -75,6 +78,14 @@ impl Error {
     /// An invariant of Wiredflow broke.
     pub fn bug(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Bug, message)
+    }
+
+    /// Another owner, of a later epoch, has taken over what this one works on: kind `Config`, so that nothing is tried again,
+    /// and known by [`Error::fenced_by`]. The run that meets it ends at once, with nothing acknowledged.
+    pub fn fenced(message: impl Into<String>, by: Epoch) -> Self {
+        let mut error = Self::config(message);
+        error.details_mut().fenced_by = Some(by);
+        error
     }
 
     /// An error of the given kind. Messages are lowercase, without a final dot, and say what to do.
@@ -164,6 +175,11 @@ impl Error {
     /// The message for people.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The epoch of the owner that has taken over, if that is what went wrong.
+    pub fn fenced_by(&self) -> Option<Epoch> {
+        self.details.as_ref().and_then(|details| details.fenced_by)
     }
 
     /// Whether the peer would answer, were it asked less often.

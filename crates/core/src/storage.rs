@@ -2,15 +2,51 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::condition::Conditions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{Map, Value};
 
 /// The order of owners: a later owner has a higher epoch, and a storage that can check it refuses
 /// the commit of an earlier one. `0` where nothing else can own the storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
+
+/// Keeps an owner out that has been replaced: who commits, and as which of those who owned it one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fence {
+    /// The owner's epoch. With `0` nothing is fenced in, and a commit does not look.
+    pub epoch: Epoch,
+    /// What is owned: `flow/pipeline` of each pipeline concerned. So pipelines of different owners that share a table
+    /// do not disturb each other.
+    pub of: Vec<Arc<str>>,
+}
+
+impl Fence {
+    /// Whether there is something to look after.
+    pub fn stands(&self) -> bool {
+        self.epoch > Epoch::default() && !self.of.is_empty()
+    }
+
+    /// The refusal, where `other` owns what is owned here by `owner`.
+    pub fn refusal(&self, owner: &str, other: Epoch) -> Error {
+        let (ours, theirs) = (self.epoch.0, other.0);
+        let message = match ours {
+            0 => format!(
+                "`{owner}` belongs to a cluster, as epoch {theirs}: stop it there; if it will not run there again, DELETE \
+                 FROM _wiredflow_cursors WHERE source = '{FENCE_PREFIX}{owner}'"
+            ),
+            _ => format!(
+                "another owner has taken over `{owner}`: it is at epoch {theirs}, and this one at {ours}, which ends here"
+            ),
+        };
+        Error::fenced(message, other)
+    }
+}
+
+/// What the names of fences begin with where they stand among those of cursors, which never do.
+pub const FENCE_PREFIX: &str = "@";
 
 /// Where a source stands, kept with the rows that came from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +62,14 @@ pub struct Cursor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a receipt is what an acknowledgement is made from"]
 pub struct CommitReceipt {
-    sink: std::sync::Arc<str>,
+    sink: Arc<str>,
     rows: usize,
 }
 
 impl CommitReceipt {
     /// States that `rows` rows are safe in `sink`. Call it only after COMMIT, fdatasync or the
     /// peer's confirmation.
-    pub fn issue(sink: std::sync::Arc<str>, rows: usize) -> Self {
+    pub fn issue(sink: Arc<str>, rows: usize) -> Self {
         Self { sink, rows }
     }
 
@@ -154,12 +190,26 @@ pub trait Storage: Send {
     ///
     /// A row that can never be stored is `Error::data(…).at_record(index)`; a full or failing disk is
     /// `Error::remote`. Rows arrive as the preprocessing left them, oldest first.
+    ///
+    /// Where another can own the storage, a commit is [refused](Error::fenced) with all its rows when a later owner
+    /// has taken over one of those that the fence names.
     fn commit(
         &mut self,
         rows: &[&Value],
         cursors: &[Cursor],
-        epoch: Epoch,
+        fence: &Fence,
     ) -> Result<CommitReceipt>;
+
+    /// Says that an owner begins: from now on commits of earlier ones are refused. What they have committed until now is
+    /// seen by whatever is read after it. It is called before the first commit and before cursors are read. With epoch `0`
+    /// it only looks whether somebody else is the owner. A file, which is nobody else's, has nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::fenced`], where a later one has begun.
+    fn take_over(&mut self, fence: &Fence) -> Result<()> {
+        let _nothing_to_do = fence;
+        Ok(())
+    }
 
     /// Where a source stood at the last commit that said so: what was made safe with the rows.
     fn cursor(&mut self, source: &str) -> Result<Option<String>>;

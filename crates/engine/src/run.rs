@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use wiredflow_core::storage::Epoch;
 use wiredflow_core::{Error, Result};
 use wiredflow_scale::figures::Trigger;
 
@@ -48,7 +49,7 @@ use crate::observe::{FlowMeter, InboxMeter, Metering, PipelineSign, StageSign};
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
 use crate::spans::Spans;
 use crate::state::{Past, State};
-use crate::storages::{Entrusted, StorageHandles, Writers};
+use crate::storages::{Entrusted, Ownership, StorageHandles, Writers};
 use crate::tasks::Tasks;
 
 use control::Switches;
@@ -84,6 +85,9 @@ pub struct RunOptions {
     pub replay: bool,
     /// The folder of the state, instead of the file's.
     pub state: Option<PathBuf>,
+    /// Which owner of its pipelines this run is, of those that follow each other: a storage that can tell refuses an
+    /// earlier one, and the run ends at once ([`Ended::fenced_by`]). `0` where nobody else can be.
+    pub epoch: Epoch,
     /// The clock.
     pub clock: Clock,
     /// Chance.
@@ -110,6 +114,7 @@ impl Default for RunOptions {
             pipelines: Vec::new(),
             replay: false,
             state: None,
+            epoch: Epoch::default(),
             clock: Clock::real(),
             dice: Dice::from_system(),
             http: HttpClients::default(),
@@ -170,7 +175,9 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         opener: doubts.opener(storage, state.handle()),
         apart: storage.open.is_apart(),
     });
-    let (writers, handles) = Writers::start(storages)?;
+    let owned = pipelines.iter().map(|pipeline| Arc::clone(&pipeline.name));
+    let ownership = Ownership::new(Arc::clone(&plan.name), options.epoch, owned);
+    let (writers, handles) = Writers::start(storages, &ownership)?;
     // What takes from others comes after them.
     let follows = |name: &str| plan.links.iter().any(|link| *link.receiver == *name);
     let ahead = pipelines
@@ -218,6 +225,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         limits: options.inbox,
         state: state.handle(),
         storages: StorageHandles::new(handles),
+        ownership,
         functions: plan.functions.clone(),
         stopping: stopping.clone(),
         tasks: tasks.clone(),

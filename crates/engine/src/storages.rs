@@ -18,7 +18,7 @@ use wiredflow_core::storage::{Mapping, Storage};
 use crate::catalogue::{StorageEntry, StorageOpener};
 use crate::state::StateHandle;
 
-pub use owner::{Entrusted, RowsOf, StorageHandle, StorageHandles, Writers};
+pub use owner::{Entrusted, Ownership, RowsOf, StorageHandle, StorageHandles, Writers};
 
 /// All storages.
 pub const STORAGES: &[StorageEntry] = &[

@@ -21,7 +21,7 @@ use wiredflow_engine::clock::Clock;
 use wiredflow_engine::functions::Functions;
 use wiredflow_engine::observe::{Metering, ReplicaClock};
 use wiredflow_engine::remotes::{Errand, Opened};
-use wiredflow_engine::storages::{Entrusted, StorageHandles, Writers};
+use wiredflow_engine::storages::{Entrusted, Ownership, StorageHandles, Writers};
 use wiredflow_engine::tasks::Tasks;
 
 use crate::desk::{Desk, OpenCall};
@@ -234,7 +234,7 @@ async fn open(
         opener: Arc::new(opener.clone()),
         apart: false,
     });
-    let (writers, handles) = Writers::start(entrusted)?;
+    let (writers, handles) = Writers::start(entrusted, &Ownership::default())?;
     let storages = StorageHandles::new(handles);
     let opened = errand
         .open(&folder, &functions, storages, (clock, tasks))

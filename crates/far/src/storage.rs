@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use wiredflow_core::frame::{Frame, Load, Payload, Save};
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, SqlView, Storage};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Fence, Loaded, Query, SqlView, Storage};
 use wiredflow_core::{Map, Result, Value};
 use wiredflow_engine::remotes::Held;
 
@@ -30,8 +30,8 @@ impl HostStorage {
 }
 
 impl Storage for HostStorage {
-    /// Safe when the host says so, after its own commit.
-    fn commit(&mut self, rows: &[&Value], _: &[Cursor], _: Epoch) -> Result<CommitReceipt> {
+    /// Safe when the host says so, after its own commit, in which it looks whether it still owns what it writes to.
+    fn commit(&mut self, rows: &[&Value], _: &[Cursor], _: &Fence) -> Result<CommitReceipt> {
         let values: Vec<Value> = rows.iter().map(|row| (*row).clone()).collect();
         self.desk.ask_blocking(|id| {
             Frame::Save(Save {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use wiredflow_core::storage::Epoch;
 use wiredflow_scale::figures::FlowFigures;
 
 use crate::observe::RunReport;
@@ -103,6 +104,9 @@ pub struct Ended {
     pub figures: FlowFigures,
     /// Whether it was ended at once, with work in flight.
     pub at_once: bool,
+    /// The epoch of the owner that has taken over, where that is why it ended: nothing is wrong with the flow, which runs
+    /// elsewhere.
+    pub fenced_by: Option<Epoch>,
 }
 
 impl Running {
@@ -126,19 +130,26 @@ impl Running {
         self.stopper.clone()
     }
 
-    /// Waits for the end: of all pipelines, of a stop and its grace of 10 s, or of the second stop. No
-    /// task of the run is left then, its files are closed and its folder is free.
+    /// Waits for the end: of all pipelines, of a stop and its grace of 10 s, of the second stop, or of the word that another
+    /// owner has taken over. No task of the run is left then, its files are closed and its folder is free.
     pub async fn finished(self) -> Ended {
         let at_once = tokio::select! {
             biased;
             () = self.supervisors.finished() => false,
             () = self.stopper.now.cancelled() => true,
+            () = self.shared.ownership.lost() => true,
             () = self.overdue() => {
                 tracing::warn!("work in flight did not end in time: it is dropped, unacknowledged");
                 true
             }
         };
         let shared = &self.shared;
+        let fenced = shared.ownership.why_lost();
+        if let Some(error) = &fenced {
+            tracing::error!("{error}; what is in flight is dropped, unacknowledged");
+            shared.note_failure(error.clone());
+        }
+        let at_once = at_once || fenced.is_some();
         shared.dropped.store(at_once, Ordering::Relaxed);
         shared.tasks.abort();
         tokio::select! {
@@ -178,6 +189,7 @@ impl Running {
             report,
             figures,
             at_once,
+            fenced_by: fenced.and_then(|error| error.fenced_by()),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::plan::TriggerPlan;
 use crate::since::Positions;
 use crate::spans::{Spans, Traced};
 use crate::state::{DeadLetter, RunEnd, RunOutcome, StartedRun, StateHandle};
-use crate::storages::StorageHandles;
+use crate::storages::{Ownership, StorageHandles};
 use crate::tasks::Tasks;
 
 use super::control::{Switch, Switches};
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(super) switches: Switches,
     pub(super) links: Links,
     pub(super) storages: StorageHandles,
+    /// Who owns what is stored, and whether another does by now.
+    pub(super) ownership: Ownership,
     pub(super) functions: Functions,
     pub(super) meters: FlowMeter,
     /// Since when what is measured is not kept yet.

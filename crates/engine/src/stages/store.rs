@@ -83,9 +83,10 @@ fn prepare(node: &Node, cx: &mut CheckCx<'_>) -> Option<Prepared> {
         let (name, steps) = (name.clone(), steps.clone());
         async move {
             // One that works from an outbox tells its records by the numbers there, and not by the pipeline's.
-            let rows_of = match required {
-                true => Arc::clone(&resources.pipeline),
-                false => format!("{}/{}", resources.pipeline, resources.stage).into(),
+            let rows_of = RowsOf {
+                pipeline: Arc::clone(&resources.pipeline),
+                stage: (!required).then(|| Arc::clone(&resources.stage)),
+                marks: None,
             };
             Store::open(&name, mapping.into(), (&steps, rows_of), &resources).await
         }
@@ -133,7 +134,7 @@ struct Store {
     steps: Vec<Step>,
     clock: Clock,
     /// Whose deliveries its rows are of.
-    rows_of: Arc<str>,
+    rows_of: RowsOf,
 }
 
 /// The rows that a batch becomes.
@@ -168,7 +169,7 @@ impl Store {
     async fn open(
         name: &str,
         mapping: Mapping,
-        (plans, rows_of): (&[StepPlan], Arc<str>),
+        (plans, rows_of): (&[StepPlan], RowsOf),
         resources: &Resources,
     ) -> Result<Self> {
         let mut steps = Vec::with_capacity(plans.len());
@@ -263,10 +264,10 @@ impl Stage for Store {
             false => cx.spend(Activity::Compute, prepared).await?,
         };
         let of = RowsOf {
-            pipeline: Arc::clone(&self.rows_of),
             marks: cx.marks.clone(),
+            ..self.rows_of.clone()
         };
-        let commit = self.storage.commit(rows.batch.clone(), of, cx.epoch);
+        let commit = self.storage.commit(rows.batch.clone(), of);
         let receipt = commit.await.map_err(|error| rows.told(error))?;
         out.pass(Some(receipt));
         Ok(())

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use ::csv::{ReaderBuilder, StringRecord, Terminator};
 use wiredflow_core::node::Node;
 use wiredflow_core::storage::{
-    CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, SqlView, Storage,
+    CommitReceipt, Cursor, Fence, Loaded, Mapping, Query, SqlView, Storage,
 };
 use wiredflow_core::{Error, Map, Result, Value, config, words};
 
@@ -121,7 +121,7 @@ impl Storage for Csv {
         &mut self,
         rows: &[&Value],
         cursors: &[Cursor],
-        _epoch: Epoch,
+        _fence: &Fence,
     ) -> Result<CommitReceipt> {
         self.file.set_cursors(cursors);
         match self.mapping {

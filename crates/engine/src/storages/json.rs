@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, Storage};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Fence, Loaded, Mapping, Query, Storage};
 use wiredflow_core::{Result, Value};
 
 use super::StoragePlace;
@@ -65,7 +65,7 @@ impl Storage for Json {
         &mut self,
         rows: &[&Value],
         cursors: &[Cursor],
-        _epoch: Epoch,
+        _fence: &Fence,
     ) -> Result<CommitReceipt> {
         self.records.commit(rows, cursors)?;
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))

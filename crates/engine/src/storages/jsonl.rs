@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, Storage};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Fence, Loaded, Mapping, Query, Storage};
 use wiredflow_core::{Result, Value};
 
 use super::StoragePlace;
@@ -64,7 +64,7 @@ impl Storage for Jsonl {
         &mut self,
         rows: &[&Value],
         cursors: &[Cursor],
-        _epoch: Epoch,
+        _fence: &Fence,
     ) -> Result<CommitReceipt> {
         self.records.commit(rows, cursors)?;
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))

@@ -3,6 +3,7 @@
 //! Files and embedded databases block, so their calls run on threads of their own. All waiting commits
 //! of a storage are made safe by one call: one fsync or COMMIT for many batches.
 
+mod ownership;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +14,15 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use wiredflow_core::delivery::Mark;
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, SqlView, Storage};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Loaded, Query, SqlView, Storage};
 use wiredflow_core::{Batch, Error, ErrorKind, Result, Value};
 
 use crate::catalogue::StorageOpener;
 use crate::clock::Clock;
 
 use seen::Seen;
+
+pub use ownership::Ownership;
 
 /// How many threads write at most; each storage stays on one of them.
 const THREADS: usize = 4;
@@ -34,6 +37,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const GROUP_ROWS: usize = 8192;
 
 enum Job {
+    Open {
+        storage: usize,
+        reply: oneshot::Sender<Result<()>>,
+    },
     Commit {
         storage: usize,
         commit: Commit,
@@ -54,18 +61,29 @@ enum Job {
 struct Commit {
     batch: Batch,
     from: RowsOf,
-    epoch: Epoch,
     reply: oneshot::Sender<Result<CommitReceipt>>,
 }
 
 /// Whose rows a commit brings.
 #[derive(Clone, Debug, Default)]
 pub struct RowsOf {
-    /// The pipeline.
+    /// The pipeline; empty where they are of none.
     pub pipeline: Arc<str>,
+    /// The stage, where it numbers its deliveries by itself.
+    pub stage: Option<Arc<str>>,
     /// Its deliveries by their places in the batch, where the source can tell one that comes again: what was stored
     /// of it is not stored twice.
     pub marks: Option<Arc<[Mark]>>,
+}
+
+impl RowsOf {
+    /// The name by which its deliveries are remembered.
+    fn deliveries(&self) -> Arc<str> {
+        match &self.stage {
+            None => Arc::clone(&self.pipeline),
+            Some(stage) => format!("{}/{stage}", self.pipeline).into(),
+        }
+    }
 }
 
 /// A storage that is given in care.
@@ -97,12 +115,13 @@ struct Thread {
 }
 
 impl Writers {
-    /// Takes storages in care and starts the threads. Each storage stays on one thread for good.
+    /// Takes storages in care for their owner and starts the threads. Each storage stays on one thread for good.
     ///
     /// # Errors
     /// `Remote` when the system gives no thread.
     pub fn start<'a>(
         storages: impl IntoIterator<Item = Entrusted<'a>>,
+        owner: &Ownership,
     ) -> Result<(Self, Vec<StorageHandle>)> {
         let storages: Vec<Entrusted<'_>> = storages.into_iter().collect();
         let mut shelves: Vec<Shelf> = Vec::new();
@@ -119,7 +138,7 @@ impl Writers {
                 false => index % shared,
             };
             places.push((storage.name, thread, index));
-            shelves[thread].insert(index, Owned::new(storage));
+            shelves[thread].insert(index, Owned::new(storage, owner));
         }
         let threads = shelves.into_iter().enumerate();
         let threads = threads.map(|(number, shelf)| start_thread(shelf, number >= shared));
@@ -203,21 +222,20 @@ impl StorageHandle {
         &self.name
     }
 
-    /// Opens it now, unless it is open.
+    /// Opens it now, unless it is open, for one who will write to it: an earlier owner writes no more from then on.
     pub async fn open(&self) -> Result<()> {
-        self.load(Query::newest(0)).await.map(drop)
+        let (reply, answer) = oneshot::channel();
+        let storage = self.index;
+        let sent = self.jobs.send(Job::Open { storage, reply }).await;
+        sent.map_err(|_| self.gone())?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Makes the rows safe; see [`Storage::commit`]. Waits while the disk is behind. Dropping the future
-    /// does not undo the commit.
-    pub async fn commit(&self, batch: Batch, from: RowsOf, epoch: Epoch) -> Result<CommitReceipt> {
+    /// Makes the rows safe, in the name of the storages' owner; see [`Storage::commit`]. Waits while the disk is behind.
+    /// Dropping the future does not undo the commit.
+    pub async fn commit(&self, batch: Batch, from: RowsOf) -> Result<CommitReceipt> {
         let (reply, answer) = oneshot::channel();
-        let commit = Commit {
-            batch,
-            from,
-            epoch,
-            reply,
-        };
+        let commit = Commit { batch, from, reply };
         let storage = self.index;
         let sent = self.jobs.send(Job::Commit { storage, commit }).await;
         sent.map_err(|_| self.gone())?;
@@ -307,6 +325,11 @@ fn write(mut queue: mpsc::Receiver<Job>, mut shelf: Shelf) {
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
+                Job::Open { storage, reply } => {
+                    let opened = shelf.get_mut(&storage).map(Owned::open_to_write);
+                    // The caller may have gone.
+                    drop(opened.map(|opened| reply.send(opened)));
+                }
                 Job::Commit { storage, commit } => {
                     rows += commit.batch.len();
                     commits.entry(storage).or_default().push(commit);
@@ -352,6 +375,9 @@ struct Owned {
     name: Arc<str>,
     opener: StorageOpener,
     open: Option<Box<dyn Storage>>,
+    owner: Ownership,
+    /// Whether the open storage knows who owns it.
+    is_taken_over: bool,
     /// What the open storage has of each pipeline's last deliveries.
     seen: BTreeMap<Arc<str>, Seen>,
     /// How many rows have just come again that it has already.
@@ -367,11 +393,13 @@ impl Drop for Owned {
 type Shelf = BTreeMap<usize, Owned>;
 
 impl Owned {
-    fn new(storage: Entrusted<'_>) -> Self {
+    fn new(storage: Entrusted<'_>, owner: &Ownership) -> Self {
         Self {
             name: storage.name.into(),
             opener: storage.opener,
             open: None,
+            owner: owner.clone(),
+            is_taken_over: false,
             seen: BTreeMap::new(),
             passed_over: 0,
         }
@@ -382,11 +410,7 @@ impl Owned {
     fn commit_group(&mut self, commits: Vec<Commit>) {
         // One that cannot be opened says so to each of them, below.
         let joins = self.with(|storage| Ok(storage.joins_commits())) == Ok(true);
-        let together = commits.len() > 1
-            && joins
-            && commits
-                .iter()
-                .all(|commit| commit.epoch == commits[0].epoch);
+        let together = commits.len() > 1 && joins;
         if together && let Ok(receipt) = self.commit(&commits, joins) {
             for commit in commits {
                 drop(commit.reply.send(Ok(receipt.clone())));
@@ -400,13 +424,30 @@ impl Owned {
         }
     }
 
-    /// Makes the rows of commits of one epoch safe, but for those that the storage has already, with the note that
-    /// it has them. `joins`: see [`Storage::joins_commits`].
+    /// Opens it for one who writes.
+    fn open_to_write(&mut self) -> Result<()> {
+        self.with(|storage| storage.load(&Query::newest(0)))?;
+        self.take_over()
+    }
+
+    /// Keeps earlier owners out. What is read of their cursors later is all that they will ever have written.
+    fn take_over(&mut self) -> Result<()> {
+        if self.open.is_some() && self.is_taken_over {
+            return Ok(());
+        }
+        let fence = self.owner.fence();
+        if !fence.of.is_empty() {
+            self.with(|storage| storage.take_over(&fence))?;
+        }
+        self.is_taken_over = true;
+        Ok(())
+    }
+
+    /// Makes the rows of commits safe, but for those that the storage has already, with the note that it has them.
+    /// `joins`: see [`Storage::joins_commits`].
     fn commit(&mut self, commits: &[Commit], joins: bool) -> Result<CommitReceipt> {
-        let Some(epoch) = commits.first().map(|commit| commit.epoch) else {
-            return Err(Error::bug("a commit of nothing"));
-        };
-        let mut touched: BTreeSet<&Arc<str>> = BTreeSet::new();
+        self.take_over()?;
+        let mut touched: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut rows: Vec<&Value> = Vec::new();
         // The places of the rows in the first commit: what an error names when there is no other.
         let mut places = None;
@@ -415,9 +456,9 @@ impl Owned {
             let fresh = match &commit.from.marks {
                 None => None,
                 Some(marks) => {
-                    let pipeline = &commit.from.pipeline;
-                    touched.insert(pipeline);
-                    match self.seen(pipeline) {
+                    let deliveries = commit.from.deliveries();
+                    touched.insert(Arc::clone(&deliveries));
+                    match self.seen(&deliveries) {
                         Ok(seen) => fresh(seen, marks, &commit.batch),
                         Err(error) => {
                             self.end_seen(&touched, false);
@@ -448,7 +489,7 @@ impl Owned {
         }
         let seen = touched
             .iter()
-            .filter_map(|pipeline| Some((pipeline, self.seen.get(*pipeline)?)));
+            .filter_map(|pipeline| Some((pipeline, self.seen.get(pipeline)?)));
         let cursors: Vec<Cursor> = seen
             .flat_map(|(pipeline, seen)| {
                 let cursor = |(segment, position)| Cursor {
@@ -458,7 +499,9 @@ impl Owned {
                 seen.texts().map(cursor)
             })
             .collect();
-        let committed = self.with(|storage| storage.commit(&rows, &cursors, epoch));
+        let pipelines = commits.iter().map(|commit| &commit.from.pipeline);
+        let fence = self.owner.fence_of(pipelines);
+        let committed = self.with(|storage| storage.commit(&rows, &cursors, &fence));
         self.end_seen(&touched, committed.is_ok());
         match committed {
             Ok(receipt) => Ok(receipt),
@@ -497,9 +540,9 @@ impl Owned {
     }
 
     /// Keeps what a commit has noted, or takes it back.
-    fn end_seen(&mut self, pipelines: &BTreeSet<&Arc<str>>, counts: bool) {
+    fn end_seen(&mut self, pipelines: &BTreeSet<Arc<str>>, counts: bool) {
         for pipeline in pipelines {
-            match self.seen.get_mut(*pipeline) {
+            match self.seen.get_mut(pipeline) {
                 Some(seen) if counts => seen.keep(),
                 Some(seen) => seen.undo(),
                 None => {}
@@ -511,6 +554,7 @@ impl Owned {
     /// left it in a state nobody knows, and by a panic.
     fn with<T>(&mut self, call: impl FnOnce(&mut dyn Storage) -> Result<T>) -> Result<T> {
         let open = self.open.take();
+        self.is_taken_over &= open.is_some();
         let work = || {
             let mut storage = match open {
                 Some(storage) => storage,
@@ -525,6 +569,9 @@ impl Owned {
             .unwrap_or_else(|_| Err(Error::bug("the storage panicked")));
         let (result, storage) = called.unwrap_or_else(|error| (Err(error), None));
         self.open = storage;
+        if let Err(error) = &result {
+            self.owner.note(error);
+        }
         result
     }
 }

@@ -6,19 +6,19 @@
 //! each value what its column says, such as a `timestamptz`. A field that is null makes no column; a null and a missing
 //! field are both NULL and loaded as null.
 
+mod cursors;
 mod failure;
 mod server;
 mod table;
 
 use std::sync::Arc;
 
-use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config as Address, Transaction};
+use tokio_postgres::{Client, Config as Address};
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
 use wiredflow_core::secret::Secret;
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, Storage};
-use wiredflow_core::{Error, Result, Value};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Fence, Loaded, Mapping, Query, Storage};
+use wiredflow_core::{Result, Value};
 
 use super::StoragePlace;
 use crate::catalogue::{CheckCx, StorageKind};
@@ -107,13 +107,13 @@ impl StorageKind for Postgres {
 }
 
 impl Storage for Postgres {
-    /// As in an SQLite file: a cursor is kept with the owner's epoch, and a commit of an earlier owner is refused with all
-    /// its rows.
+    /// As in an SQLite file: the owner's epoch is looked at in the transaction of the rows, and a commit of an earlier owner
+    /// is refused with all of them.
     fn commit(
         &mut self,
         rows: &[&Value],
         cursors: &[Cursor],
-        epoch: Epoch,
+        fence: &Fence,
     ) -> Result<CommitReceipt> {
         let object;
         let one;
@@ -129,7 +129,7 @@ impl Storage for Postgres {
             let plan = self.table.plan(to_write)?;
             let (table, has_cursors) = (&self.table, self.has_cursors);
             let written = self.server.run(async |client| {
-                let commit = (&plan, cursors, epoch, has_cursors);
+                let commit = (&plan, cursors, fence, has_cursors);
                 match write(client, table, commit, Pace::Together).await {
                     // One of them is refused: which one, only each alone can tell.
                     Err(failure) if failure.is_of_a_value => {
@@ -140,25 +140,27 @@ impl Storage for Postgres {
             });
             written.map_err(|failure| failure.into_error(self.server.told()))?;
             self.table.keep(plan);
-            self.has_cursors |= !cursors.is_empty();
+            self.has_cursors |= !cursors.is_empty() || fence.stands();
         }
         Ok(CommitReceipt::issue(Arc::clone(&self.name), rows.len()))
     }
 
     fn cursor(&mut self, source: &str) -> Result<Option<String>> {
         let table = self.table.name();
-        let found = self.server.run(async |client| {
-            let known = "SELECT to_regclass('_wiredflow_cursors') IS NOT NULL";
-            if !client.query_typed_one(known, &[]).await?.get::<_, bool>(0) {
-                return Ok(None);
-            }
-            let sql = "SELECT position FROM _wiredflow_cursors WHERE storage = $1 AND source = $2";
-            let row = client
-                .query_typed_opt(sql, &[(&table, Type::TEXT), (&source, Type::TEXT)])
-                .await?;
-            Ok(row.and_then(|row| row.get(0)))
-        });
+        let found = self
+            .server
+            .run(async |client| cursors::position(client, table, source).await);
         found.map_err(|failure| failure.into_error(self.server.told()))
+    }
+
+    fn take_over(&mut self, fence: &Fence) -> Result<()> {
+        let table = self.table.name();
+        let taken = self
+            .server
+            .run(async |client| cursors::take_over(client, table, fence).await);
+        taken.map_err(|failure| failure.into_error(self.server.told()))?;
+        self.has_cursors |= fence.stands();
+        Ok(())
     }
 
     fn joins_commits(&self) -> bool {
@@ -178,16 +180,18 @@ impl Storage for Postgres {
 async fn write(
     client: &mut Client,
     table: &Table,
-    (plan, cursors, epoch, has_cursors): (&Plan, &[Cursor], Epoch, bool),
+    (plan, cursors, fence, has_cursors): (&Plan, &[Cursor], &Fence, bool),
     pace: Pace,
 ) -> Result<(), Failure> {
     let transaction = client.transaction().await?;
     let written = async {
-        if !cursors.is_empty() || epoch != Epoch::default() {
+        if !cursors.is_empty() || fence.stands() {
             if !has_cursors {
-                make_cursors(&transaction).await?;
+                cursors::make(&transaction).await?;
             }
-            keep_cursors(&transaction, table.name(), cursors, epoch).await?;
+            // First: what the owner may not do is not even begun.
+            cursors::check(&transaction, table.name(), fence).await?;
+            cursors::set(&transaction, table.name(), cursors, fence.epoch).await?;
         }
         table.write(&transaction, plan, pace).await
     };
@@ -200,59 +204,4 @@ async fn write(
             Err(failure)
         }
     }
-}
-
-/// Makes the table of the sources' positions, where there is none.
-async fn make_cursors(transaction: &Transaction<'_>) -> Result<(), Failure> {
-    // Two that make it at once would fail: one waits for the other here.
-    let missing = "SELECT pg_advisory_xact_lock(hashtext('_wiredflow_cursors')) WHERE to_regclass('_wiredflow_cursors') IS NULL";
-    if transaction.query_typed_opt(missing, &[]).await?.is_some() {
-        let sql = "CREATE TABLE IF NOT EXISTS _wiredflow_cursors (
-                       storage text NOT NULL, source text NOT NULL, position text, epoch numeric NOT NULL,
-                       PRIMARY KEY (storage, source))";
-        transaction.batch_execute(sql).await?;
-    }
-    Ok(())
-}
-
-/// Keeps the sources' positions, unless a later owner has been here.
-async fn keep_cursors(
-    transaction: &Transaction<'_>,
-    table: &str,
-    cursors: &[Cursor],
-    epoch: Epoch,
-) -> Result<(), Failure> {
-    let sql = "INSERT INTO _wiredflow_cursors AS known (storage, source, position, epoch)
-               VALUES ($1, $2, $3, $4::text::numeric)
-               ON CONFLICT (storage, source) DO UPDATE SET position = excluded.position, epoch = excluded.epoch
-               WHERE excluded.epoch >= known.epoch";
-    let number = epoch.0.to_string();
-    // The epoch of commits without a cursor has a line of its own.
-    let lone = [("", None)];
-    let places: Vec<(&str, Option<&str>)> = match cursors {
-        [] => lone.to_vec(),
-        cursors => cursors
-            .iter()
-            .map(|cursor| (cursor.source.as_str(), Some(cursor.position.as_str())))
-            .collect(),
-    };
-    for (source, position) in places {
-        let kept = transaction
-            .execute_typed(
-                sql,
-                &[
-                    (&table, Type::TEXT),
-                    (&source, Type::TEXT),
-                    (&position, Type::TEXT),
-                    (&number, Type::TEXT),
-                ],
-            )
-            .await?;
-        if kept != 1 {
-            return Err(Failure::from(Error::config(format!(
-                "another owner has taken over `{table}`: its epoch is past {number}; stop this process"
-            ))));
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@
 
 mod columns;
 mod conditions;
+mod cursors;
 mod failure;
 mod opening;
 mod plan;
@@ -16,11 +17,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 use wiredflow_core::config;
 use wiredflow_core::node::Node;
 use wiredflow_core::storage::{
-    CommitReceipt, Cursor, Epoch, Loaded, Mapping, Query, SqlView, Storage,
+    CommitReceipt, Cursor, Fence, Loaded, Mapping, Query, SqlView, Storage,
 };
 use wiredflow_core::{Error, Result, Value};
 
@@ -118,13 +119,13 @@ fn path(config: &SqliteConfig, place: &StoragePlace) -> PathBuf {
 }
 
 impl Storage for Sqlite {
-    /// A cursor is kept with the owner's epoch, and so is the epoch of commits without a cursor; a commit
-    /// of an earlier owner is refused with all its rows.
+    /// The owner's epoch is looked at in the transaction of the rows: a commit of an earlier owner is refused with all of
+    /// them.
     fn commit(
         &mut self,
         rows: &[&Value],
         cursors: &[Cursor],
-        epoch: Epoch,
+        fence: &Fence,
     ) -> Result<CommitReceipt> {
         check_unchanged(&self.path, self.file)?;
         let object;
@@ -145,7 +146,7 @@ impl Storage for Sqlite {
                 &plan,
                 rows_to_write,
                 cursors,
-                epoch,
+                fence,
             );
             written.map_err(|failure| failure.into_error(&self.path))?;
             self.table.keep(plan);
@@ -154,8 +155,13 @@ impl Storage for Sqlite {
     }
 
     fn cursor(&mut self, source: &str) -> Result<Option<String>> {
-        let read = position(&self.connection, self.table.name(), source);
+        let read = cursors::position(&self.connection, self.table.name(), source);
         read.map_err(|failure| failure.into_error(&self.path))
+    }
+
+    fn take_over(&mut self, fence: &Fence) -> Result<()> {
+        let taken = cursors::take_over(&mut self.connection, self.table.name(), fence);
+        taken.map_err(|failure| failure.into_error(&self.path))
     }
 
     fn joins_commits(&self) -> bool {
@@ -182,70 +188,18 @@ fn write(
     plan: &Plan,
     rows: &[&Value],
     cursors: &[Cursor],
-    epoch: Epoch,
+    fence: &Fence,
 ) -> Result<(), Failure> {
     // Immediate: it waits for its turn here, and never has to give up half of its work. Dropped, it
     // rolls back.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match cursors {
-        [] if epoch == Epoch::default() => {}
-        // The epoch of commits without a cursor has a line of its own.
-        [] => move_cursor(&transaction, table.name(), ("", None), epoch)?,
-        cursors => {
-            for cursor in cursors {
-                let place = (cursor.source.as_str(), Some(cursor.position.as_str()));
-                move_cursor(&transaction, table.name(), place, epoch)?;
-            }
-        }
+    cursors::check(&transaction, table.name(), fence)?;
+    for cursor in cursors {
+        cursors::set(&transaction, table.name(), cursor, fence.epoch)?;
     }
     table.write(&transaction, plan, rows)?;
     transaction.commit()?;
     Ok(())
-}
-
-/// Keeps a source's position, unless a later owner has been here.
-fn move_cursor(
-    transaction: &Transaction<'_>,
-    table: &str,
-    (source, position): (&str, Option<&str>),
-    epoch: Epoch,
-) -> Result<(), Failure> {
-    let sql =
-        "INSERT INTO _wiredflow_cursors (storage, source, position, epoch) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT DO UPDATE SET position = excluded.position, epoch = excluded.epoch
-         WHERE excluded.epoch >= epoch";
-    if transaction.prepare_cached(sql).is_err() {
-        transaction.execute_batch(
-            "CREATE TABLE IF NOT EXISTS _wiredflow_cursors (
-                 storage TEXT NOT NULL, source TEXT NOT NULL, position TEXT, epoch INTEGER NOT NULL,
-                 PRIMARY KEY (storage, source)) WITHOUT ROWID",
-        )?;
-    }
-    let number = i64::try_from(epoch.0).unwrap_or(i64::MAX);
-    let moved = transaction
-        .prepare_cached(sql)?
-        .execute((table, source, position, number))?;
-    if moved == 1 {
-        return Ok(());
-    }
-    Err(Failure::from(Error::config(format!(
-        "another owner has taken over `{table}`: its epoch is past {}; stop this process",
-        epoch.0
-    ))))
-}
-
-/// Where a source stood at the last commit that said so.
-fn position(connection: &Connection, table: &str, source: &str) -> Result<Option<String>, Failure> {
-    let known = "SELECT 1 FROM sqlite_schema WHERE name = '_wiredflow_cursors'";
-    if !connection.prepare_cached(known)?.exists(())? {
-        return Ok(None);
-    }
-    let sql = "SELECT position FROM _wiredflow_cursors WHERE storage = ?1 AND source = ?2";
-    let found = connection
-        .prepare_cached(sql)?
-        .query_row((table, source), |row| row.get(0))
-        .optional()?;
-    Ok(found.flatten())
 }
 
 /// Refuses to write to a file that nobody will find.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wiredflow_core::frame::Level;
 use wiredflow_core::stage::BoxFuture;
-use wiredflow_core::storage::{Epoch, Loaded, Query};
+use wiredflow_core::storage::{Loaded, Query};
 use wiredflow_core::{Batch, Result};
 
 use super::WorkerHost;
@@ -39,10 +39,11 @@ impl WorkerHost for StageHost {
         Box::pin(async move {
             // Code that saves by itself needs no receipt: nothing is acknowledged on its strength.
             let storage = self.storages.named(storage)?;
-            storage
-                .commit(rows, RowsOf::default(), Epoch::default())
-                .await
-                .map(|_receipt| ())
+            let of = RowsOf {
+                pipeline: Arc::clone(&self.pipeline),
+                ..RowsOf::default()
+            };
+            storage.commit(rows, of).await.map(|_receipt| ())
         })
     }
 

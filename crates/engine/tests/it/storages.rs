@@ -19,12 +19,14 @@ use serde_json::{Value, json};
 use wiredflow_core::config::FlowConfig;
 use wiredflow_core::fields::Reading;
 use wiredflow_core::problem::Problem;
-use wiredflow_core::storage::{Epoch, Loaded, Mapping, Query, Storage};
+use wiredflow_core::storage::{Epoch, Fence, Loaded, Mapping, Query, Storage};
 use wiredflow_core::{Batch, ErrorKind, Result, yaml};
 use wiredflow_engine::catalogue::{CheckCx, OpenStorage};
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::functions::Functions;
-use wiredflow_engine::storages::{Entrusted, Left, RowsOf, STORAGES, StoragePlace, Writers};
+use wiredflow_engine::storages::{
+    Entrusted, Left, Ownership, RowsOf, STORAGES, StoragePlace, Writers,
+};
 
 /// All kinds that are built in.
 const KINDS: [&str; 4] = ["csv", "json", "jsonl", "sqlite"];
@@ -125,9 +127,16 @@ impl Place {
 
 fn try_commit(storage: &mut dyn Storage, rows: &[Value]) -> Result<()> {
     let rows: Vec<&Value> = rows.iter().collect();
-    let receipt = storage.commit(&rows, &[], Epoch::default())?;
+    let receipt = storage.commit(&rows, &[], &Fence::default())?;
     assert_eq!((receipt.rows(), receipt.sink()), (rows.len(), "numbers"));
     Ok(())
+}
+
+fn fence(owner: &str, epoch: u64) -> Fence {
+    Fence {
+        epoch: Epoch(epoch),
+        of: vec![owner.into()],
+    }
 }
 
 #[track_caller]
@@ -275,11 +284,11 @@ async fn overwrites_that_wait_together_stay_apart() {
             opener,
             apart: false,
         };
-        let (writers, mut handles) = Writers::start([entrusted]).unwrap();
+        let (writers, mut handles) = Writers::start([entrusted], &Ownership::default()).unwrap();
         let handle = handles.remove(0);
         let commit = |number| {
             let batch = Batch::of_values(records(number..number + 2));
-            handle.commit(batch, RowsOf::default(), Epoch::default())
+            handle.commit(batch, RowsOf::default())
         };
         let receipts = futures_util::future::join_all((0..30).map(commit)).await;
         assert!(

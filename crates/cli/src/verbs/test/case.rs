@@ -8,7 +8,7 @@ use std::time::Duration;
 use wiredflow_core::config::FlowConfig;
 use wiredflow_core::fill::Lookup;
 use wiredflow_core::problem::{Problem, any_error};
-use wiredflow_core::storage::{Epoch, Query};
+use wiredflow_core::storage::{Fence, Query};
 use wiredflow_core::{Result, Value};
 use wiredflow_engine::check::{Checked, SystemLookup, check_node};
 use wiredflow_engine::clock::{Clock, Dice};
@@ -159,7 +159,7 @@ fn fill(plan: &Plan, case: &Case) -> Result<()> {
         if let (Some(storage), false) = (storage, rows.is_empty()) {
             let mut open = storage.open.opener(Left::InOrder, None)()?;
             let rows: Vec<&Value> = rows.iter().collect();
-            let _receipt = open.commit(&rows, &[], Epoch::default())?;
+            let _receipt = open.commit(&rows, &[], &Fence::default())?;
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use wiredflow_core::charge::{Activity, Charge};
 use wiredflow_core::delivery::Parcel;
 use wiredflow_core::stage::{Cx, Emitter};
-use wiredflow_core::storage::{CommitReceipt, Epoch};
+use wiredflow_core::storage::CommitReceipt;
 use wiredflow_core::{Error, Result};
 
 use crate::catalogue::Work;
@@ -119,7 +119,7 @@ impl StageRun {
             stage: Arc::clone(&self.plan.name),
             params: part.params.clone(),
             attempt,
-            epoch: Epoch::default(),
+            epoch: self.shared().ownership.epoch(),
             marks: match self.plan.work {
                 Work::Sink => part.lineage.marks(),
                 Work::Peer | Work::PeerSink | Work::Function | Work::Records => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wiredflow_core::delivery::{Outcome, Payload};
 use wiredflow_core::stage::{Cx, Emitter, Stage};
-use wiredflow_core::storage::{CommitReceipt, Cursor, Epoch, Loaded, Query, Storage};
+use wiredflow_core::storage::{CommitReceipt, Cursor, Fence, Loaded, Query, Storage};
 use wiredflow_core::{Batch, Error, Result};
 use wiredflow_engine::catalogue::Work;
 use wiredflow_engine::check::{SystemLookup, check_text};
@@ -156,7 +156,7 @@ fn overwrite_keeps_a_group_that_was_asked_for() {
 struct Slow(Duration);
 
 impl Storage for Slow {
-    fn commit(&mut self, rows: &[&Value], _: &[Cursor], _: Epoch) -> Result<CommitReceipt> {
+    fn commit(&mut self, rows: &[&Value], _: &[Cursor], _: &Fence) -> Result<CommitReceipt> {
         Ok(CommitReceipt::issue("slow".into(), rows.len()))
     }
 

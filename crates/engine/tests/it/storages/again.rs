@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wiredflow_core::delivery::{Identity, Mark, Parcel, Settle, Settled, Token};
-use wiredflow_core::storage::{Epoch, Mapping, Query};
+use wiredflow_core::storage::{Mapping, Query};
 use wiredflow_core::{Batch, Error};
 use wiredflow_engine::catalogue::OpenStorage;
 use wiredflow_engine::clock::Clock;
 use wiredflow_engine::state::{FileCommit, FileLine, State};
-use wiredflow_engine::storages::{Entrusted, Left, RowsOf, StorageHandle, Writers};
+use wiredflow_engine::storages::{Entrusted, Left, Ownership, RowsOf, StorageHandle, Writers};
 
 use wiredflow_testkit::wait_until;
 
@@ -57,7 +57,7 @@ impl Process {
             opener,
             apart: false,
         };
-        let (writers, mut handles) = Writers::start([entrusted]).unwrap();
+        let (writers, mut handles) = Writers::start([entrusted], &Ownership::default()).unwrap();
         Self {
             runtime,
             state,
@@ -85,11 +85,10 @@ impl Process {
         let parcel = Parcel::arrived(arrived.collect::<Vec<_>>().into_iter(), &nobody);
         let of = RowsOf {
             pipeline: "p".into(),
+            stage: None,
             marks: parcel.lineage.marks(),
         };
-        let commit = self
-            .storage
-            .commit(parcel.batch.clone(), of, Epoch::default());
+        let commit = self.storage.commit(parcel.batch.clone(), of);
         self.runtime.block_on(commit).unwrap().rows()
     }
 
@@ -312,9 +311,7 @@ fn rows_of_no_delivery_are_stored_as_often_as_they_come() {
         let process = Process::start(&place, folder.path(), Left::Unknown);
         for _ in 0..2 {
             let batch = Batch::of_values(vec![row(1)]);
-            let commit = process
-                .storage
-                .commit(batch, RowsOf::default(), Epoch::default());
+            let commit = process.storage.commit(batch, RowsOf::default());
             drop(process.runtime.block_on(commit).unwrap());
         }
         process.kill();

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use wiredflow_core::storage::{Epoch, Mapping, Query};
+use wiredflow_core::storage::{Mapping, Query};
 use wiredflow_core::{Batch, ErrorKind};
 use wiredflow_engine::clock::Clock;
-use wiredflow_engine::storages::{Entrusted, Left, RowsOf, Writers};
+use wiredflow_engine::storages::{Entrusted, Left, Ownership, RowsOf, Writers};
 
 use super::{KINDS, Place, check_refused, commit, load, try_commit};
 use crate::small_disk::SmallDisk;
@@ -127,15 +127,11 @@ async fn a16_a_save_that_fails_leaves_no_lock_behind() {
             opener: place.check().unwrap().opener(Left::Unknown, None),
             apart: false,
         };
-        let (writers, mut handles) = Writers::start([entrusted]).unwrap();
+        let (writers, mut handles) = Writers::start([entrusted], &Ownership::default()).unwrap();
         let handle = handles.remove(0);
         let commit = |number: u64, size: usize| {
             let row = json!({"number": number, "text": "x".repeat(size)});
-            handle.commit(
-                Batch::of_values(vec![row]),
-                RowsOf::default(),
-                Epoch::default(),
-            )
+            handle.commit(Batch::of_values(vec![row]), RowsOf::default())
         };
         assert_eq!(commit(0, 10).await.unwrap().rows(), 1);
         let too_large =

@@ -6,7 +6,7 @@ use wiredflow_core::ErrorKind;
 use wiredflow_core::storage::{Cursor, Epoch, Mapping};
 
 use super::sqlite::{check_sound, place};
-use super::{check_refused, commit, load, try_commit};
+use super::{check_refused, commit, fence, load, try_commit};
 
 #[test]
 fn key_makes_a_later_row_replace_the_fields_of_the_first() {
@@ -90,14 +90,15 @@ fn rows_and_cursor_are_committed_together_or_not_at_all() {
     let mut put = |rows: &[Value], position: &str, epoch: u64| {
         let rows: Vec<&Value> = rows.iter().collect();
         storage
-            .commit(&rows, &[cursor(position)], Epoch(epoch))
+            .commit(&rows, &[cursor(position)], &fence("f/p", epoch))
             .map(|receipt| receipt.rows())
     };
     assert_eq!(put(&[json!({"a": 1})], "10", 3).unwrap(), 1);
     assert_eq!(put(&[], "11", 3).unwrap(), 0);
     let stored = || {
         let database = Connection::open(place.file()).unwrap();
-        let sql = "SELECT storage || ' ' || source || ' ' || position || ' ' || epoch FROM _wiredflow_cursors";
+        let sql = "SELECT storage || ' ' || source || ' ' || position || ' ' || epoch FROM _wiredflow_cursors
+                   WHERE position IS NOT NULL";
         database
             .query_row(sql, (), |row| row.get::<_, String>(0))
             .unwrap()
@@ -124,9 +125,23 @@ fn a_commit_of_an_earlier_owner_is_refused_without_a_cursor_too() {
     let place = place(folder.path(), "{}");
     let mut storage = place.open();
     let row = json!({"a": 1});
-    drop(storage.commit(&[&row], &[], Epoch(2)).unwrap());
-    drop(storage.commit(&[&row], &[], Epoch(2)).unwrap());
-    let refused = storage.commit(&[&row], &[], Epoch(1));
+    for _ in 0..2 {
+        drop(storage.commit(&[&row], &[], &fence("f/p", 2)).unwrap());
+    }
+    let refused = storage.commit(&[&row], &[], &fence("f/p", 1));
+    let other = storage.commit(&[&row], &[], &fence("f/q", 1));
+    assert_eq!(other.unwrap().rows(), 1);
+    assert_eq!(refused.as_ref().unwrap_err().fenced_by(), Some(Epoch(2)));
     check_refused(refused, ErrorKind::Config, &["taken over"]);
-    assert_eq!(load(storage.as_mut()).as_array().unwrap().len(), 2);
+    assert_eq!(load(storage.as_mut()).as_array().unwrap().len(), 3);
+    // An owner that has only said that it begins keeps earlier ones out as well.
+    storage.take_over(&fence("f/q", 4)).unwrap();
+    let refused = place.open().take_over(&fence("f/q", 3));
+    check_refused(refused, ErrorKind::Config, &["`f/q`", "epoch 4"]);
+    check_refused(
+        storage.take_over(&fence("f/q", 0)),
+        ErrorKind::Config,
+        &["belongs to a cluster"],
+    );
+    storage.take_over(&fence("f/nobody", 0)).unwrap();
 }

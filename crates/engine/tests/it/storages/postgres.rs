@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use wiredflow_core::ErrorKind;
-use wiredflow_core::storage::{Cursor, Epoch, Loaded, Mapping, Query};
+use wiredflow_core::storage::{Cursor, Loaded, Mapping, Query};
 use wiredflow_testkit::{Authority, Postgres};
 
-use super::{Place, check_refused, commit, load, try_commit};
+use super::{Place, check_refused, commit, fence, load, try_commit};
 
 fn place(server: &Postgres, folder: &std::path::Path) -> Place {
     let mut place = Place::new(folder, "postgres");
@@ -187,10 +187,10 @@ fn rows_and_cursors_are_committed_together_and_an_earlier_owner_is_refused() {
     };
     assert_eq!(storage.cursor("s").unwrap(), None);
     let row = json!({"n": 1});
-    let first = storage.commit(&[&row], &[cursor("first")], Epoch(7));
+    let first = storage.commit(&[&row], &[cursor("first")], &fence("f/p", 7));
     assert_eq!(first.unwrap().rows(), 1);
     let mut late = place.open();
-    let refused = late.commit(&[&row], &[cursor("late")], Epoch(6));
+    let refused = late.commit(&[&row], &[cursor("late")], &fence("f/p", 6));
     check_refused(
         refused,
         ErrorKind::Config,
@@ -198,10 +198,10 @@ fn rows_and_cursors_are_committed_together_and_an_earlier_owner_is_refused() {
     );
     let bad = json!({"n": "x"});
     storage
-        .commit(&[&bad], &[cursor("second")], Epoch(7))
+        .commit(&[&bad], &[cursor("second")], &fence("f/p", 7))
         .unwrap_err();
     assert_eq!(storage.cursor("s").unwrap().as_deref(), Some("first"));
-    let third = storage.commit(&[], &[cursor("third")], Epoch(8));
+    let third = storage.commit(&[], &[cursor("third")], &fence("f/p", 8));
     assert_eq!(third.unwrap().rows(), 0);
     assert_eq!(place.open().cursor("s").unwrap().as_deref(), Some("third"));
     assert_eq!(server.ask("SELECT count(*) FROM numbers"), "1");
