@@ -78,9 +78,10 @@ async fn see_through(
         }
     };
     let report = ended.report;
-    let end_of = match report.ok {
-        true => PartEnd::Well,
-        false => PartEnd::Failed(report.error.unwrap_or_else(|| "it failed".to_owned())),
+    let end_of = match (ended.fenced_by, report.ok) {
+        (Some(_), _) => PartEnd::Fenced,
+        (None, true) => PartEnd::Well,
+        (None, false) => PartEnd::Failed(report.error.unwrap_or_else(|| "it failed".to_owned())),
     };
     end.send_replace(Some(end_of));
 }

@@ -217,6 +217,7 @@ impl Host for Site {
             fs::create_dir_all(&state).map_err(|error| on_disk(&state, &error))?;
             let options = RunOptions {
                 state: Some(state),
+                epoch: part.epoch,
                 clock: self.clock.clone(),
                 ..RunOptions::default()
             };
