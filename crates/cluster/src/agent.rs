@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use wiredflow_core::engine::{Engine, If, Name, RENEW_EACH, Seen, Shelf};
 use wiredflow_core::{Error, Result};
 use wiredflow_engine::clock::{Clock, Mark};
+use wiredflow_engine::held::Held;
 use wiredflow_engine::tasks::Tasks;
 
 use crate::decide::PartName;
 use crate::documents::{Assignment, NodeCard};
-use crate::held::Held;
 use crate::host::Host;
 use crate::leader;
 use crate::memory::{self, Memory};

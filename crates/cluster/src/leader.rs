@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use wiredflow_core::engine::{Engine, Entry, If, LEASE, Name, RENEW_EACH, Seen, Shelf, Watch};
 use wiredflow_core::{Error, ErrorKind, Result};
 use wiredflow_engine::clock::{Clock, Mark};
+use wiredflow_engine::held::Held;
 
 use crate::agent::lease_of;
 use crate::decide::{Action, PartName, View, decide};
 use crate::documents::{Assignment, Deployed, NodeCard, Report};
-use crate::held::Held;
 use crate::memory::Founding;
 use crate::shelf::{Key, read, write};
 

@@ -22,7 +22,6 @@ mod agent;
 mod client;
 mod decide;
 mod documents;
-mod held;
 mod host;
 mod leader;
 mod memory;
@@ -34,7 +33,6 @@ pub use decide::{Action, View, decide};
 pub use documents::{
     Assignment, Deployed, FORMAT, NodeCard, PartSpec, Phase, Report, Wanted, Wish,
 };
-pub use held::Held;
 pub use host::{Host, Part, PartEnd, PartPhase, PartStart};
 pub use leader::lead;
 pub use memory::Memory;

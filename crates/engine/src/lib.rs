@@ -10,6 +10,7 @@ pub mod fakes;
 mod files;
 pub mod functions;
 mod goods;
+pub mod held;
 pub mod http;
 pub mod links;
 pub mod listen;

@@ -1,4 +1,4 @@
-//! Links inside one process: what a pipeline hands over to another one.
+//! Links: what a pipeline hands over to another one, in one process; [`far`] leads them to others.
 //!
 //! ```text
 //! stage `link` ─ share of each delivery ─> [waiting] ─> source `link` ─> [given] ─> stages ─> settled
@@ -8,6 +8,7 @@
 //! The sender's delivery is settled when the receiver's is. What the receiver could not commit is given to it again when it
 //! is opened anew. Nothing is kept on the disk: the source of the sender brings again what a crash has cut short.
 
+mod far;
 mod parts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +19,7 @@ use tokio::sync::Notify;
 use wiredflow_core::delivery::{Identity, Parcel};
 use wiredflow_core::{Error, Result};
 
+pub(crate) use far::Far;
 use parts::Parts;
 
 /// How many records wait in a link: as many as before a stage that joins what waits. A batch more may be on its way in

@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use wiredflow_core::engine::Engine;
 use wiredflow_core::storage::Epoch;
 use wiredflow_core::{Error, Result};
 use wiredflow_scale::figures::Trigger;
@@ -43,7 +44,7 @@ use crate::clock::{Clock, Dice};
 use crate::engines::Engines;
 use crate::functions::FunctionThreads;
 use crate::http::HttpClients;
-use crate::links::Links;
+use crate::links::{Far, Links};
 use crate::observe::repeats::Repeats;
 use crate::observe::{FlowMeter, InboxMeter, Metering, PipelineSign, StageSign};
 use crate::plan::{PipelinePlan, Plan, StagePlan, StoragePlan, TriggerPlan};
@@ -59,7 +60,7 @@ use kept::Since;
 use ledger::Ledger;
 use replay::Desk;
 use shared::{PipelineShared, Shared};
-use stopping::Stopping;
+pub(crate) use stopping::Stopping;
 
 pub use control::{Control, Phase, PipelineState, Refused};
 pub use ending::{Ended, Figures, Stopper};
@@ -88,6 +89,8 @@ pub struct RunOptions {
     /// Which owner of its pipelines this run is, of those that follow each other: a storage that can tell refuses an
     /// earlier one, and the run ends at once ([`Ended::fenced_by`]). `0` where nobody else can be.
     pub epoch: Epoch,
+    /// By what links lead to pipelines that are not among those of this run; without it, all are here.
+    pub engine: Option<Arc<dyn Engine>>,
     /// The clock.
     pub clock: Clock,
     /// Chance.
@@ -115,6 +118,7 @@ impl Default for RunOptions {
             replay: false,
             state: None,
             epoch: Epoch::default(),
+            engine: None,
             clock: Clock::real(),
             dice: Dice::from_system(),
             http: HttpClients::default(),
@@ -225,7 +229,7 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         limits: options.inbox,
         state: state.handle(),
         storages: StorageHandles::new(handles),
-        ownership,
+        ownership: ownership.clone(),
         functions: plan.functions.clone(),
         stopping: stopping.clone(),
         tasks: tasks.clone(),
@@ -234,6 +238,23 @@ pub fn start(plan: &Plan, options: &RunOptions) -> Result<Running> {
         failure: Mutex::default(),
     });
     let supervisors = tasks.child();
+    if let Some(engine) = &options.engine {
+        let here = pipelines.iter().map(|pipeline| Arc::clone(&pipeline.name));
+        let far = Far {
+            engine: Arc::clone(engine),
+            flow: Arc::clone(&plan.name),
+            me: format!(
+                "{:016x}{:016x}",
+                options.dice.number(),
+                options.dice.number()
+            )
+            .into(),
+            ownership,
+            clock: shared.clock.clone(),
+            stopping: stopping.clone(),
+        };
+        far.start(&plan.links, &links, &here.collect(), (&supervisors, &tasks))?;
+    }
     let number = pipelines.len();
     let mut plans = replay::Plans::new();
     for (index, pipeline) in pipelines.into_iter().enumerate() {
@@ -407,7 +428,8 @@ fn chosen(plan: &Plan, options: &RunOptions) -> Result<Vec<PipelinePlan>> {
         }
     }
     let is_chosen = |name: &Arc<str>| pipelines.iter().any(|pipeline| pipeline.name == *name);
-    for link in plan.links.iter().filter(|_| !options.replay) {
+    let all_are_here = !options.replay && options.engine.is_none();
+    for link in plan.links.iter().filter(|_| all_are_here) {
         let sender = link.senders.iter().find(|sender| is_chosen(sender));
         let missing = match (sender, is_chosen(&link.receiver)) {
             (Some(sender), false) => Some((sender, &link.receiver, "hands over to it")),

@@ -7,6 +7,7 @@ mod cut;
 mod drops;
 mod ends;
 mod failures;
+mod far;
 mod fenced;
 mod figures;
 mod inbox;

@@ -140,12 +140,21 @@ impl Bench {
     }
 
     fn state(&self) -> StateReader {
-        StateReader::open(&self.folder().join(".wiredflow"), "test").unwrap()
+        self.state_in(".wiredflow")
+    }
+
+    fn state_in(&self, folder: &str) -> StateReader {
+        StateReader::open(&self.folder().join(folder), "test").unwrap()
     }
 
     /// The dead letters, oldest first.
     pub(crate) fn dead_letters(&self) -> Vec<StoredDeadLetter> {
-        let state = self.state();
+        self.dead_letters_in(".wiredflow")
+    }
+
+    /// As [`Bench::dead_letters`], of a run with a state folder of its own.
+    pub(crate) fn dead_letters_in(&self, folder: &str) -> Vec<StoredDeadLetter> {
+        let state = self.state_in(folder);
         let listed = state.dead_letters(Selection::default()).unwrap();
         let mut letters: Vec<_> = listed
             .iter()

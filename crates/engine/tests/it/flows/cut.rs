@@ -8,9 +8,13 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use wiredflow_core::Error;
 use wiredflow_core::delivery::{Outcome, Payload};
+use wiredflow_engine::plan::Plan;
 use wiredflow_engine::run::RunOptions;
+use wiredflow_engine::state::StoredDeadLetter;
+use wiredflow_testkit::{Mishaps, Model};
 
-use super::bench::{Bench, Feed, run_plan};
+use super::bench::{Bench, Feed, Started, run_plan};
+use super::far;
 
 /// What a stage may be. Each shows what it was given: as one or as a list, with which params.
 const STAGES: [&str; 9] = [
@@ -106,7 +110,8 @@ struct Done {
     ended: Vec<(u64, Outcome)>,
 }
 
-fn run(text: &str, drawn: &Drawn) -> Done {
+/// Runs a flow: all in one, or over an engine, each pipeline as a process of its own would run it.
+fn run(text: &str, drawn: &Drawn, apart: Option<u64>) -> Done {
     let seen: Arc<Mutex<Vec<Vec<Value>>>> = Arc::new(Mutex::new(vec![Vec::new(); drawn.branches]));
     let mut bench = Bench::new()
         .quick("tell", |call| {
@@ -144,10 +149,15 @@ fn run(text: &str, drawn: &Drawn) -> Done {
     feed.end();
     let mut plan = bench.plan(text);
     feed.feeds(&mut plan, 0);
-    let report = run_plan(&plan, &RunOptions::default()).report;
-    assert!(report.ok, "{report:?}");
-    let mut letters: Vec<String> = bench
-        .dead_letters()
+    let stored = match apart {
+        None => {
+            let report = run_plan(&plan, &RunOptions::default()).report;
+            assert!(report.ok, "{report:?}");
+            bench.dead_letters()
+        }
+        Some(seed) => run_apart(&bench, &plan, seed),
+    };
+    let mut letters: Vec<String> = stored
         .iter()
         .map(|letter| format!("{} {:?}", letter.listed.reason, letter.body))
         .collect();
@@ -160,6 +170,39 @@ fn run(text: &str, drawn: &Drawn) -> Done {
         letters,
         ended,
     }
+}
+
+/// Gives the dead letters of all.
+fn run_apart(bench: &Bench, plan: &Plan, seed: u64) -> Vec<StoredDeadLetter> {
+    let model = Model::new(seed);
+    let names = |index: usize| (format!("node-{index}"), format!("state-{index}"));
+    let start = |index: usize| {
+        let (node, state) = names(index);
+        let mut part = plan.clone();
+        part.pipelines = vec![plan.pipelines[index].clone()];
+        part.state = bench.folder().join(state);
+        model.mishaps(
+            &node,
+            Mishaps {
+                // Each costs seconds; they are tried in `far`.
+                lost_answers: 0,
+                ..far::mishaps()
+            },
+        );
+        let options = RunOptions {
+            engine: Some(model.client(&node)),
+            ..RunOptions::default()
+        };
+        Started::new(&part, &options)
+    };
+    let all = 0..plan.pipelines.len();
+    let started: Vec<Started> = all.clone().map(start).collect();
+    for part in started {
+        let report = part.end().report;
+        assert!(report.ok, "{report:?}");
+    }
+    all.flat_map(|index| bench.dead_letters_in(&names(index).1))
+        .collect()
 }
 
 /// A number that is the same for the same value.
@@ -176,7 +219,18 @@ proptest! {
     #[test]
     fn a_flow_does_the_same_whole_and_cut(drawn in drawn()) {
         let (whole, cut) = (drawn.whole(), drawn.cut());
-        let (before, after) = (run(&whole, &drawn), run(&cut, &drawn));
+        let (before, after) = (run(&whole, &drawn, None), run(&cut, &drawn, None));
         prop_assert_eq!(before, after, "{}\n{}", whole, cut);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_flow_does_the_same_whole_and_cut_over_processes(drawn in drawn(), seed in any::<u64>()) {
+        let (whole, cut) = (drawn.whole(), drawn.cut());
+        let (before, after) = (run(&whole, &drawn, None), run(&cut, &drawn, Some(seed)));
+        prop_assert_eq!(before, after, "{}\n{}\nseed {}", whole, cut, seed);
     }
 }

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wiredflow_core::Result;
 use wiredflow_core::engine::{ANSWER_WITHIN, Engine, GIVE_UP_AFTER, Lease, Name, RENEW_EACH};
-use wiredflow_engine::clock::Clock;
-use wiredflow_engine::tasks::Tasks;
+
+use crate::clock::Clock;
+use crate::tasks::Tasks;
 
 /// How soon a renewal that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
