@@ -167,7 +167,9 @@ impl Site {
         };
         let is_here = |name: &str| part.pipelines.iter().any(|pipeline| pipeline == name);
         plan.pipelines.retain(|pipeline| is_here(&pipeline.name));
-        plan.links.retain(|link| is_here(&link.receiver));
+        plan.links.retain(|link| {
+            is_here(&link.receiver) || link.senders.iter().any(|sender| is_here(sender))
+        });
         // A file has one owner: what another part keeps is not opened here.
         let outline = flow
             .as_ref()
@@ -218,6 +220,7 @@ impl Host for Site {
             let options = RunOptions {
                 state: Some(state),
                 epoch: part.epoch,
+                engine: Some(Arc::clone(&self.engine)),
                 clock: self.clock.clone(),
                 ..RunOptions::default()
             };

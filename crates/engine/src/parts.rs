@@ -1,12 +1,12 @@
-//! How the pipelines of a flow stand together on nodes: what hands over to each other, or keeps its records in the same file,
-//! cannot be on two machines; and what has files stays where they are.
+//! How the pipelines of a flow stand together on nodes: what keeps its records in the same file cannot be on two machines, and
+//! what has files stays where they are. Links lead from one machine to another.
 
 use std::path::Path;
 
 use wiredflow_core::config::{Ack, FlowConfig, PipelineConfig};
 use wiredflow_core::node::{Node, NodeKind};
 
-use crate::outline::{Outline, StorageOutline};
+use crate::outline::Outline;
 use crate::storages::STORAGES;
 
 /// Pipelines that stand on one node together.
@@ -25,7 +25,11 @@ pub struct Part {
 pub fn of(flow: &FlowConfig, folder: &Path) -> Vec<Part> {
     let outline = Outline::of(flow, folder, &wiredflow_core::secret::Scrubber::default());
     let mut groups = Groups((0..flow.pipelines.len()).collect());
-    for storage in outline.storages.iter().filter(|storage| joins(storage)) {
+    for storage in outline
+        .storages
+        .iter()
+        .filter(|storage| is_file(&storage.kind))
+    {
         let places = storage.writers.iter().chain(&storage.readers);
         let pipelines: Vec<usize> = places.map(|place| place.pipeline).collect();
         pipelines
@@ -60,11 +64,6 @@ pub fn of(flow: &FlowConfig, folder: &Path) -> Vec<Part> {
         }
     });
     named.collect()
-}
-
-/// Whether those who write and read it must be together: a file has one owner, and a link of this program is in its memory.
-fn joins(storage: &StorageOutline) -> bool {
-    storage.kind == "link" || is_file(&storage.kind)
 }
 
 /// Whether a kind of storage keeps files on its machine.
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_shares_a_file_or_a_link_stands_together_and_stays_where_its_files_are() {
+    fn what_shares_a_file_stands_together_and_stays_where_its_files_are() {
         let found = parts(
             r#"
 storages:
@@ -175,7 +174,8 @@ pipelines:
             told,
             [
                 ("b", "z b".to_owned(), 1),
-                ("a", "c a".to_owned(), 0),
+                ("c", "c".to_owned(), 0),
+                ("a", "a".to_owned(), 0),
                 ("e", "e".to_owned(), 2),
                 ("d", "d".to_owned(), 0),
             ]

@@ -22,6 +22,10 @@ pipelines:
     source: {mqtt: {broker: "${env:BROKER}", topic: numbers, client_id: collect}}
     stages:
       - core_logic: {python: "logic.py:same"}
+      - link: rows
+  keep:
+    source: {link: rows}
+    stages:
       - store: {postgres: {url: "${env:PG}", table: rows}, key: n}
   tick:
     every: 1s
@@ -110,11 +114,13 @@ fn g1_g4_g16_a_flow_outlives_its_client_its_nodes_and_a_time_without_its_engine(
             .parse::<u64>()
             .unwrap_or_default()
     };
+    wait_until(SOON, || server.ask("SELECT to_regclass('rows')") == "rows");
     wait_until(SOON, || stored() > 20);
 
-    // The node that collects is killed, twice.
-    for _ in 0..2 {
-        let node = plant.node_of("collect").unwrap();
+    // The node that collects is killed, and the one that keeps what it hands over.
+    for part in ["collect", "keep"] {
+        wait_until(FAILOVER, || plant.node_of(part).is_some());
+        let node = plant.node_of(part).unwrap();
         let index = nodes.iter().position(|(name, _)| *name == node).unwrap();
         let (name, killed) = nodes.remove(index);
         killed.signal(Signal::Kill);
