@@ -1,4 +1,4 @@
-//! Links: what a pipeline hands over to another one, in one process; [`far`] leads them to others.
+//! Links: what a pipeline hands over to another one, in one process; `far` leads them to others.
 //!
 //! ```text
 //! stage `link` ─ share of each delivery ─> [waiting] ─> source `link` ─> [given] ─> stages ─> settled

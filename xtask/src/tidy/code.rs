@@ -22,6 +22,8 @@ const PROTOCOLS: &[&str] = &["csv", "reqwest", "rumqttc", "rusqlite", "rustls"];
 /// Where receipts are made: what commits, what delivers, and the stages whose sink is the user's
 /// own function.
 const MAY_ISSUE_RECEIPTS: &[&str] = &[
+    // Those that another process has issued.
+    "crates/engine/src/links/far/",
     // It says what a storage of its host has said.
     "crates/far/src/storage.rs",
     "crates/engine/src/fakes/", // the tests of a flow: what stands in for senders
